@@ -1,0 +1,54 @@
+"""What can go wrong on our side, as a small tree.
+
+::
+
+    SluisError
+    |- ConfigError          the configuration cannot be used: names file, key and remedy
+    |- StoreError           the store cannot answer
+    |  |- StoreUnavailable  for now (locked, full, closed): answered 451, the client keeps the mail
+    |  '- StoreDown         until restart (I/O error, failed fsync): never tried a second time
+    |- UpstreamUnavailable  no upstream connection could be had
+    |- TokenError           a token that is not ours, or damaged
+    '- KeysError            the key file is missing, unreadable or malformed
+
+A *block* is a value (`policy.model.Decision`), never an exception. What the peer hears and what is logged
+are different things: `str(error)` is for the log.
+"""
+
+from __future__ import annotations
+
+
+class SluisError(Exception):
+    """Could not do it; the fault is ours or our surroundings', never the recipient's."""
+
+
+class ConfigError(SluisError):
+    """The configuration cannot be used. `problems` has one line each: file, key, what, remedy."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class StoreError(SluisError):
+    """The store could not answer."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot answer now; a later try may succeed."""
+
+
+class StoreDown(StoreError):
+    """The store lost data or may have: it answers nothing until restart (fsync is never retried)."""
+
+
+class UpstreamUnavailable(SluisError):
+    """No upstream gave a connection."""
+
+
+class TokenError(SluisError):
+    """A token that was not sealed by our keys for this use, or was damaged on the way."""
+
+
+class KeysError(SluisError):
+    """The key file is missing, unreadable or malformed."""

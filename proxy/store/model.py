@@ -1,0 +1,301 @@
+"""What the store takes and gives: the words of `delivery.md` as frozen values, and the `Store` protocol.
+
+A recipient appears under two keyed pseudonyms (HMAC, 32 hex digits): `exact`, on which permission rests, and
+`wide`, the widened key, on which blocking rests. The address itself stands in one table that can be erased.
+Times are aware UTC datetimes here and integers (microseconds since the epoch) in the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from policy.model import Decision, Detail, Event
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One (sender, address) pair. Consent belongs to the pair; blocking reaches over `wide`."""
+
+    sender: str
+    exact: str
+    wide: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger and the journal know of one subject.
+
+    `events` are those of *all* senders that match the widened key, `Event.exact` telling which match the
+    exact one. `attributes` are the recipient's columns (country, kind, ...) as imported for this sender.
+    """
+
+    events: tuple[Event, ...] = ()
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    last_marketing_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One consistent read. `high` is the highest ledger id it saw; commits are validated against it."""
+
+    high: int
+    known: Mapping[Subject, Known]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """A ledger entry to append.
+
+    `uid` makes the append idempotent. `address` is stored in the erasable table ("" = not).
+    `unless_in_force`: skip when the same objection already holds and no opt-in came after it, so that a
+    repeated click adds nothing, while a click after a new opt-in counts.
+    """
+
+    uid: str
+    subject: Subject
+    detail: Detail
+    at: datetime
+    recorded_at: datetime
+    evidence: str = ""
+    address: str = ""
+    unless_in_force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAttributes:
+    """Attributes of a recipient for one sender; the entry with the latest `at` wins, key by key."""
+
+    subject: Subject
+    at: datetime
+    values: Mapping[str, object]
+    address: str = ""
+
+
+class State(StrEnum):
+    """States of a row (delivery.md section 2)."""
+
+    ATTEMPTING = "attempting"
+    WAITING = "waiting"
+    HELD = "held"
+    RELAYED = "relayed"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+    RETURNED = "returned"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One end-of-data, or one refusal at RCPT (`content_hash` "" then).
+
+    `submitter` is `Submitter.identity`; `content_hash` SHA-256 (hex) of the content without leading Received
+    fields; `class_source` which input chose the stream; `forward` the opt-out URI that ours replaced.
+    """
+
+    ref: str
+    received_at: datetime
+    submitter: str
+    listener: str
+    mail_from: str
+    message_id: str
+    content_hash: str
+    size: int
+    stream: str
+    sender: str
+    category: str
+    mode: str
+    class_source: str
+    campaign: str = ""
+    variant: str = ""
+    template: str = ""
+    forward: str = ""
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRow:
+    """One recipient of a submission with its decision.
+
+    `copy` numbers the distinct copy within the submission (1-based), `copy_key` is the "same copy" hash
+    (random where there is no Message-ID). `state` is `attempting`, `blocked` or `returned` (deferred).
+    `facts` is the canonical JSON of the facts used, kept for explanation and back-tests; no address in it.
+    `marketing` rows update the subject's last marketing mail when they end `relayed`.
+    """
+
+    n: int
+    copy: int
+    subject: Subject
+    address: str
+    copy_key: str
+    state: State
+    decision: Decision
+    facts: str
+    marketing: bool
+    reply: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """Commit C1 of one submission: dedupe, validation against newer events, decisions, attempts.
+
+    `high` is the snapshot's; an event above it that touches one of the rows makes the result `stale`.
+    `dedupe_from`: rows whose last attempt is older than this are no longer "the same copy".
+    """
+
+    submission: Submission
+    rows: tuple[NewRow, ...]
+    high: int
+    dedupe_from: datetime
+    at: datetime
+
+
+class Fate(StrEnum):
+    """What C1 made of a row (delivery.md section 5)."""
+
+    CLAIMED = "claimed"      # an attempt is durable: send it
+    RECORDED = "recorded"    # blocked or deferred, durable: answer it
+    ANSWERED = "answered"    # relayed before: first reply and ref, nothing sent
+    QUEUED = "queued"        # owed by an earlier submission: 250 queued with its ref
+    IN_FLIGHT = "in-flight"  # live in this process: join it
+    BUSY = "busy"            # live in another process: 451 4.4.5
+    SKIPPED = "skipped"      # not claimed because another row of the submission is in flight or busy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFate:
+    """`row` and `attempt` are set for claimed rows; `ref` and `reply` are those of the first outcome."""
+
+    n: int
+    fate: Fate
+    row: int = 0
+    attempt: int = 0
+    ref: str = ""
+    reply: str = ""
+    ambiguous_retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeResult:
+    """`stale`: nothing was written, look up and decide again. Else one fate per row, in order."""
+
+    stale: bool
+    fates: tuple[RowFate, ...] = ()
+
+
+class Result(StrEnum):
+    """How an attempt ended, as the wire showed it."""
+
+    ACCEPTED = "accepted"    # 2xx to the final dot
+    TEMPORARY = "temporary"  # 4xx
+    PERMANENT = "permanent"  # 5xx
+    UNSENT = "unsent"        # failed before the final dot was written: certainly not delivered
+    UNKNOWN = "unknown"      # final dot written, no reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The result of one attempt of one row; `reply` is the upstream's own line, verbatim."""
+
+    row: int
+    attempt: int
+    result: Result
+    reply: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reattempt:
+    """A claimed row whose dot was not written in time: end that attempt as unsent, decide and claim again."""
+
+    row: int
+    attempt: int
+    subject: Subject
+    decision: Decision
+    facts: str
+    state: State
+    reply: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEntry:
+    """One row of the journal as people read it (`explain`, `consent show`, tests)."""
+
+    ref: str
+    n: int
+    copy: int
+    exact: str
+    address: str
+    state: State
+    stream: str
+    sender: str
+    mode: str
+    verdict: str
+    reason: str
+    cite: str
+    pack: str
+    rule: str
+    basis_event: str
+    facts: str
+    decided_at: datetime
+    attempts: int
+    result: str
+    reply: str
+    ended_at: datetime | None
+    maybe_sent: bool
+
+
+class Store(Protocol):
+    """The information point. Every write is durable (fsynced) when its awaitable returns.
+
+    Raises `StoreUnavailable` (try later) or `StoreDown` (until restart); nothing else.
+    """
+
+    async def lookup(self, subjects: Sequence[Subject]) -> Snapshot:
+        """Ledger, attributes and last mail of all `subjects`; concurrent calls share one query."""
+        ...
+
+    async def append(
+        self, events: Sequence[NewEvent], attributes: Sequence[NewAttributes] = ()
+    ) -> list[bool]:
+        """Append in one commit; for each event whether it was new. Blocking events go first in a group."""
+        ...
+
+    async def claim(self, intake: Intake) -> IntakeResult:
+        """Commit C1. All rows or none: if one copy is live elsewhere, no row is claimed."""
+        ...
+
+    async def reclaim(self, rows: Sequence[Reattempt], *, high: int, at: datetime) -> IntakeResult:
+        """Decide again for claimed rows of this process; stale as in `claim`."""
+        ...
+
+    async def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit C2, awaited."""
+        ...
+
+    def record_later(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit C2 with the next group, not awaited; kept and retried on store trouble."""
+        ...
+
+    async def journal(self, *, ref: str = "", exact: str = "", limit: int = 1000) -> list[JournalEntry]:
+        """Rows of one submission, or the newest rows of one exact key."""
+        ...
+
+    async def subjects(self, *, after: int, limit: int) -> list[tuple[int, Subject]]:
+        """Distinct (sender, address) pairs of the ledger, paged by id, for reports and gauges."""
+        ...
+
+    async def recover(self) -> int:
+        """End the attempts of this instance's older epochs as unknown; returns how many."""
+        ...
+
+    async def ping(self) -> None:
+        """Raise if the store cannot read and write."""
+        ...
+
+    async def close(self) -> None:
+        """Flush what waits, then close."""
+        ...
