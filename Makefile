@@ -1,0 +1,48 @@
+# `make demo` and `make test` do everything themselves: see scripts/setup.
+# More arguments: make demo ARGS=--once    make test ARGS="tests/policy -x"    make PYTHON=python3.12 test
+
+.DEFAULT_GOAL := help
+ARGS ?=
+UV ?= $(or $(shell command -v uv),.venv/bin/uv)
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+.PHONY: help demo test check lint types bench lock clean setup setup-test
+
+help: ## Show these targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: setup ## See it work: a relay, an upstream with an inbox, six mails (ARGS=--once to end by itself)
+	@exec .venv/bin/sluis demo $(ARGS)
+
+test: setup-test ## Run all tests (ARGS="tests/policy -x" for some)
+	@exec .venv/bin/pytest -q -n 2 --dist loadfile $(ARGS)
+
+check: lint types ## Lint and types
+
+lint: setup-test ## Ruff
+	@.venv/bin/ruff check --quiet .
+
+types: setup-test ## mypy --strict
+	@.venv/bin/mypy
+
+bench: setup-test ## Side-by-side runs against public tools, results as ratios
+	@exec .venv/bin/python -m bench $(ARGS)
+
+lock: setup-test ## Resolve the dependencies anew and write the hashed locks
+	@test -x "$(UV)" || .venv/bin/python -m pip install --quiet uv
+	@$(COMPILE) --upgrade --group dev pyproject.toml -o requirements-dev.lock
+	@$(COMPILE) --constraint requirements-dev.lock pyproject.toml -o requirements.lock
+	@printf 'hatchling>=1.27\neditables\n' | \
+		$(COMPILE) --constraint requirements-dev.lock - -o requirements-build.lock
+	@! grep -n '://' requirements*.lock
+
+clean: ## Remove .venv and all that is made here
+	@rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@scripts/setup run
+
+setup-test:
+	@scripts/setup test
