@@ -1,0 +1,60 @@
+"""The token of an opt-out link: who stops which mail, sealed.
+
+The token alone identifies recipient and list (RFC 8058 3.1), shows no address to whoever reads the
+URL, needs no look-up to verify, and never expires.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.errors import TokenError
+from proxy.keys import LONGEST_TOKEN, Keys
+
+_PURPOSE = "unsubscribe"
+_FORM = 1  # first byte of the payload: the layout below it
+
+
+@dataclass(frozen=True, slots=True)
+class OptOut:
+    """One copy of one mail: `address` is `Address.exact`, `ref` is "submission ref.copy"."""
+
+    sender: str
+    stream: str
+    address: str
+    ref: str
+
+
+def seal(keys: Keys, optout: OptOut) -> str:
+    """The token of `optout`, of `[A-Za-z0-9._-]`; about 110 characters for a usual address.
+
+    Equal input gives an equal token under the same key. Raises `ValueError` when it would exceed
+    600 characters: any legal address (254 octets) fits, with up to 170 octets for the other three.
+    """
+    parts = [part.encode() for part in (optout.sender, optout.stream, optout.ref, optout.address)]
+    if any(len(part) > 255 for part in parts):
+        raise ValueError("an id or address of a token is over 255 octets")
+    payload = bytes([_FORM]) + b"".join(bytes([len(part)]) + part for part in parts)
+    token = keys.seal(_PURPOSE, payload)
+    if len(token) > LONGEST_TOKEN:
+        raise ValueError(f"a token over {LONGEST_TOKEN} characters: shorten the stream's id")
+    return token
+
+
+def open_(keys: Keys, token: str) -> OptOut:
+    """What `token` says. Raises `TokenError`, one for every fault; `KeysError` as `Keys.open` does."""
+    payload = keys.open(_PURPOSE, token)
+    parts: list[bytes] = []
+    at = 1
+    while at < len(payload):
+        end = at + 1 + payload[at]
+        parts.append(payload[at + 1 : end])
+        at = end
+    # Sealed by us, so anything else than four whole parts is a token of a later version.
+    if payload[0] != _FORM or at != len(payload) or len(parts) != 4:
+        raise TokenError("not one of our tokens")
+    try:
+        sender, stream, ref, address = (part.decode() for part in parts)
+    except UnicodeDecodeError:
+        raise TokenError("not one of our tokens") from None
+    return OptOut(sender, stream, address, ref)
