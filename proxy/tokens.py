@@ -42,7 +42,7 @@ def seal(keys: Keys, optout: OptOut) -> str:
 
 
 def open_(keys: Keys, token: str) -> OptOut:
-    """What `token` says. Raises `TokenError`, one for every fault; `KeysError` as `Keys.open` does."""
+    """What `token` says. Raises `TokenError`, one for all faults; `KeysError` as `Keys.open`."""
     payload = keys.open(_PURPOSE, token)
     parts: list[bytes] = []
     at = 1
