@@ -1,0 +1,251 @@
+"""What no single value can tell: references, doubles, open doors.
+
+Every check yields (key, what, remedy).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from proxy.config.models import (
+    RESERVED_IDS,
+    Credential,
+    Delivery,
+    Http,
+    Listener,
+    Retention,
+    Sender,
+    Server,
+    Stream,
+    Upstream,
+)
+from proxy.config.secrets import usable_hash
+from proxy.config.values import is_loopback
+
+Finding = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The tables that are sound in themselves, each list by index, and all ids that were written.
+
+    A reference to an entry that has its own problem is not reported a second time.
+    """
+
+    server: Server | None
+    http: Http | None
+    delivery: Delivery | None
+    retention: Retention | None
+    listeners: Mapping[int, Listener]
+    upstreams: Mapping[int, Upstream]
+    senders: Mapping[int, Sender]
+    streams: Mapping[int, Stream]
+    credentials: Mapping[int, Credential]
+    sender_ids: frozenset[str]
+    stream_ids: frozenset[str]
+    counts: Mapping[str, int]
+
+
+def findings(parts: Parts) -> Iterator[Finding]:
+    """All problems between values, section by section."""
+    yield from _present(parts)
+    for n, listener in parts.listeners.items():
+        yield from _listener(f"listeners.{n}", listener, parts)
+    yield from _doubles(
+        "listeners", "address", [(n, x.address) for n, x in parts.listeners.items()]
+    )
+    for n, upstream in parts.upstreams.items():
+        yield from _upstream(f"upstreams.{n}", upstream, parts)
+    yield from _doubles(
+        "upstreams", "address", [(n, x.address) for n, x in parts.upstreams.items()]
+    )
+    yield from _http(parts)
+    yield from _doubles("senders", "id", [(n, x.id) for n, x in parts.senders.items()])
+    yield from _streams(parts)
+    for n, credential in parts.credentials.items():
+        yield from _credential(f"credentials.{n}", credential, parts)
+    names = [(n, x.username) for n, x in parts.credentials.items()]
+    yield from _doubles("credentials", "username", names)
+    yield from _delivery(parts)
+
+
+def _present(parts: Parts) -> Iterator[Finding]:
+    needed = {
+        "listeners": "say where mail comes in",
+        "upstreams": "say which relay takes the mail",
+        "senders": "say on whose behalf mail goes",
+        "streams": "say which kinds of mail go",
+    }
+    for section, why in needed.items():
+        if not parts.counts[section]:
+            yield section, "there is none", f"add a [[{section}]] table to {why}"
+
+
+def _doubles(section: str, key: str, values: Sequence[tuple[int, str]]) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for n, value in values:
+        if key == "address" and value.endswith(":0"):
+            continue
+        if value in first:
+            what = f'"{value}" is also that of {section}.{first[value]}'
+            yield f"{section}.{n}.{key}", what, f"give each its own {key}"
+        first.setdefault(value, n)
+
+
+def _reference(key: str, id_: str | None, known: frozenset[str], table: str) -> Iterator[Finding]:
+    if id_ is not None and id_ not in known:
+        ids = ", ".join(sorted(known)) or "none yet"
+        yield key, f'there is no [[{table}]] with id "{id_}"', f"use one of: {ids}"
+
+
+def _listener(key: str, listener: Listener, parts: Parts) -> Iterator[Finding]:
+    yield from _reference(f"{key}.stream", listener.stream, parts.stream_ids, "streams")
+    if listener.stream and listener.may_set_stream:
+        remedy = "remove stream, or may_set_stream"
+        yield f"{key}.may_set_stream", "contradicts stream, which forces one", remedy
+    yield from _certificate(key, listener)
+    if listener.auth == "none" and not listener.trusted_networks:
+        remedy = 'set trusted_networks, or auth = "required" with tls and credentials'
+        yield f"{key}.trusted_networks", "nobody may send mail here", remedy
+    if listener.auth == "none":
+        return
+    if listener.tls == "none" and not is_loopback(listener.host):
+        remedy = 'set tls = "starttls" or "implicit", with certificate and key, or use 127.0.0.1'
+        yield f"{key}.auth", "passwords would cross the network in clear", remedy
+    if not parts.counts["credentials"]:
+        remedy = 'add a [[credentials]] table, or set auth = "none"'
+        yield f"{key}.auth", "there are no credentials to check", remedy
+
+
+def _certificate(key: str, listener: Listener) -> Iterator[Finding]:
+    given = {"certificate": listener.certificate, "key": listener.key}
+    if listener.tls == "none":
+        for name, path in given.items():
+            if path is not None:
+                remedy = f'set tls = "starttls" or "implicit", or remove {name}'
+                yield f"{key}.{name}", 'is not used while tls is "none"', remedy
+        return
+    sound = True
+    for name, path in given.items():
+        if path is None:
+            sound = False
+            yield f"{key}.{name}", f'is missing with tls = "{listener.tls}"', "name the PEM file"
+        elif problem := _unreadable(path):
+            sound = False
+            yield f"{key}.{name}", problem, "name a PEM file that this user can read"
+    if sound and listener.certificate:
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(listener.certificate, listener.key, password="")
+        except (ssl.SSLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or type(error).__name__
+            remedy = "use a certificate chain and its own unencrypted key, both in PEM form"
+            yield f"{key}.certificate", f"does not load with its key ({reason})", remedy
+
+
+def _unreadable(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or type(error).__name__})"
+    return ""
+
+
+def _upstream(key: str, upstream: Upstream, parts: Parts) -> Iterator[Finding]:
+    if upstream.port == 0:
+        yield f"{key}.address", "has no port", "write the relay's port, such as 25 or 587"
+    for listener in parts.listeners.values():
+        same_host = is_loopback(upstream.host) and is_loopback(listener.host)
+        anywhere = listener.host in ("0.0.0.0", "::") and is_loopback(upstream.host)  # noqa: S104
+        if (
+            upstream.port
+            and upstream.port == listener.port
+            and (same_host or anywhere or upstream.host == listener.host)
+        ):
+            remedy = "name the relay behind us, not one of our own listeners"
+            yield f"{key}.address", "is this very server: mail would go in a circle", remedy
+            break
+    if upstream.username and not upstream.password:
+        remedy = "add password_file, a file that holds it"
+        yield f"{key}.password_file", "is missing while username is set", remedy
+    if upstream.password and not upstream.username:
+        yield f"{key}.username", "is missing while a password is set", "add it"
+    if upstream.username and upstream.tls == "none" and not is_loopback(upstream.host):
+        remedy = 'set tls = "starttls" or "implicit"'
+        yield f"{key}.tls", "the password would cross the network in clear", remedy
+    if upstream.ca_file is not None and (problem := _unreadable(upstream.ca_file)):
+        yield f"{key}.ca_file", problem, "name a PEM file with the authority's certificate"
+
+
+def _http(parts: Parts) -> Iterator[Finding]:
+    http = parts.http
+    if http is None:
+        return
+    development = parts.server is not None and parts.server.development
+    if not development and not http.public_url.startswith("https://"):
+        remedy = "write https:// (RFC 8058 demands it), or set server.development = true"
+        yield "http.public_url", "is not https", remedy
+    if http.public == http.admin and not http.public.endswith(":0"):
+        remedy = "give them two ports: metrics and health are not for the public"
+        yield "http.admin", "is the same as http.public", remedy
+
+
+def _streams(parts: Parts) -> Iterator[Finding]:
+    yield from _doubles("streams", "id", [(n, x.id) for n, x in parts.streams.items()])
+    owners: dict[str, tuple[int, Stream]] = {}
+    for n, stream in parts.streams.items():
+        key = f"streams.{n}"
+        yield from _reference(f"{key}.sender", stream.sender, parts.sender_ids, "senders")
+        if stream.id in RESERVED_IDS:
+            yield f"{key}.id", f'"{stream.id}" is taken by Sluis itself', "choose another id"
+        if stream.category == "personal" and stream.from_domains:
+            remedy = "name the stream in a listener or credential instead"
+            yield f"{key}.from_domains", "cannot choose a personal stream", remedy
+        if len(set(stream.from_domains)) < len(stream.from_domains):
+            yield f"{key}.from_domains", "names a domain twice", "write it once"
+        for domain in sorted(set(stream.from_domains)):
+            first, other = owners.setdefault(domain, (n, stream))
+            if other.sender != stream.sender:
+                what = f'"{domain}" is claimed by streams.{first} of sender "{other.sender}"'
+                remedy = "a From domain belongs to one sender: remove it from one of them"
+                yield f"{key}.from_domains", what, remedy
+
+
+def _credential(key: str, credential: Credential, parts: Parts) -> Iterator[Finding]:
+    yield from _reference(f"{key}.stream", credential.stream, parts.stream_ids, "streams")
+    yield from _reference(
+        f"{key}.default_stream", credential.default_stream, parts.stream_ids, "streams"
+    )
+    if credential.stream and (credential.default_stream or credential.may_set_stream):
+        remedy = "remove stream, or remove default_stream and may_set_stream"
+        yield f"{key}.stream", "forces one stream while others may be chosen", remedy
+    if credential.password_hash is None:
+        if credential.password_file is None:
+            remedy = "add password_file, or password_hash with an Argon2 hash"
+            yield f"{key}.password_file", "there is no password", remedy
+    elif not usable_hash(credential.password_hash.get_secret_value()):
+        remedy = 'write an Argon2 hash ("$argon2id$..."), or put the password in password_file'
+        yield f"{key}.password_hash", "is no Argon2 hash", remedy
+
+
+def _delivery(parts: Parts) -> Iterator[Finding]:
+    delivery, retention = parts.delivery, parts.retention
+    if delivery is None:
+        return
+    key = "delivery.dedupe_window"
+    if delivery.dedupe_window < delivery.expiry:
+        remedy = "make it at least as long: a retry of mail that is still owed would be sent twice"
+        yield key, "is shorter than delivery.expiry", remedy
+    if delivery.dedupe_window < timedelta(hours=1):
+        yield key, "is shorter than an hour", "clients retry for days; 5d is the default"
+    if retention is not None and delivery.dedupe_window > retention.evidence:
+        remedy = "a copy can only be known again while its record is kept"
+        yield key, "is longer than retention.evidence", remedy
+    if delivery.attempt_hold > delivery.inline_wait:
+        remedy = "give up before the dot well before the client gives up on us"
+        yield "delivery.attempt_hold", "is longer than delivery.inline_wait", remedy

@@ -1,0 +1,344 @@
+"""The tables of `sluis.toml` as frozen models.
+
+Names, defaults and units are public: `config/sluis.toml` annotates each key, and a test compares
+the two. A duration is a `timedelta`, a size an `int` of bytes. Nothing here reads a file; see
+`proxy.config.load`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    StrictStr,
+)
+
+from policy.model import Category, Purpose, SimilarGroup
+from proxy.config.values import (
+    BaseUrl,
+    Bool,
+    Count,
+    Country,
+    Domain,
+    Duration,
+    FilePath,
+    FrozenCounts,
+    FrozenTexts,
+    HostPort,
+    Id,
+    Size,
+    Slug,
+    Text,
+    Trusted,
+    WebUrl,
+    split_address,
+    wrong,
+)
+
+Tls = Literal["none", "starttls", "implicit"]
+Auth = Literal["none", "optional", "required"]
+Mode = Literal["enforce", "observe"]
+Partial = Literal["accept-and-dsn", "all-or-nothing", "accept-and-drop"]
+
+UNKNOWN_STREAM = "unknown"
+"""Id of the implicit marketing stream that takes mail which no stream claims."""
+
+RESERVED_IDS = (UNKNOWN_STREAM, "other")
+""""other" is the metric label of streams beyond the tenth."""
+
+
+class Table(BaseModel):
+    """One table of the file: an unknown key is an error, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Server(Table):
+    """`hostname` is what we call ourselves in EHLO, Received and Message-ID."""
+
+    hostname: Domain
+    data_dir: FilePath = Path("/var/lib/sluis")
+    development: Bool = False
+    drain_timeout: Duration = timedelta(seconds=30)
+
+
+class Listener(Table):
+    """One SMTP port. `stream` forces that stream on everything that comes in here."""
+
+    address: HostPort
+    tls: Tls = "none"
+    certificate: FilePath | None = None
+    key: FilePath | None = None
+    auth: Auth = "none"
+    trusted_networks: tuple[Trusted, ...] = ()
+    stream: Id | None = None
+    may_set_stream: Bool = False
+
+    @property
+    def host(self) -> str:
+        """Address or name to bind, without brackets."""
+        return split_address(self.address)[0]
+
+    @property
+    def port(self) -> int:
+        """0 lets the system choose (tests)."""
+        return split_address(self.address)[1]
+
+
+class Upstream(Table):
+    """One relay that takes our mail. The time-outs are those of RFC 5321 section 4.5.3.2."""
+
+    address: HostPort
+    tls: Tls = "starttls"
+    verify: Bool = True
+    ca_file: FilePath | None = None
+    username: Text | None = None
+    password: SecretStr | None = None
+    password_file: FilePath | None = None
+    connections: Count = 10
+    messages_per_connection: Count = 100
+    idle_timeout: Duration = timedelta(seconds=30)
+    connect_timeout: Duration = timedelta(seconds=30)
+    command_timeout: Duration = timedelta(seconds=300)
+    data_timeout: Duration = timedelta(seconds=180)
+    final_timeout: Duration = timedelta(seconds=600)
+    upstream_signs: Bool = False
+
+    @property
+    def host(self) -> str:
+        """Address or name to connect to, and to verify the certificate against."""
+        return split_address(self.address)[0]
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        return split_address(self.address)[1]
+
+    @property
+    def name(self) -> str:
+        """What logs, metrics and the journal call it: `host:port` as configured."""
+        return self.address
+
+
+def _sqlite_url(value: object) -> str:
+    remedy = 'write url = "sqlite:///sluis.db" (relative to data_dir), or "sqlite:////path/x.db"'
+    if isinstance(value, str) and value.startswith(("postgres://", "postgresql")):
+        raise wrong("asks for PostgreSQL, which this version cannot use", remedy)
+    if not isinstance(value, str) or not value.startswith("sqlite:///") or len(value) <= 10:
+        raise wrong("is no store URL", remedy)
+    if "?" in value or "#" in value or value.endswith(("/", ":memory:")):
+        raise wrong("names no file", remedy)
+    return value
+
+
+class StoreConfig(Table):
+    """Where ledger, journal and outbox live."""
+
+    url: Annotated[str, BeforeValidator(_sqlite_url)] = "sqlite:///sluis.db"
+
+    def sqlite_path(self, data_dir: Path) -> Path:
+        """The database file; a relative one lies under `data_dir`."""
+        return data_dir / self.url.removeprefix("sqlite:///")
+
+
+class Http(Table):
+    """`public_url` (no final slash) is what recipients see; `keys_file` None is `data_dir/keys`."""
+
+    public: HostPort = "127.0.0.1:8080"
+    admin: HostPort = "127.0.0.1:9464"
+    public_url: BaseUrl
+    keys_file: FilePath | None = None
+
+
+def _similar(value: object) -> object:
+    """`["a", "b"]` is short for `{products = ["a", "b"]}`."""
+    return {"products": value} if isinstance(value, list | tuple) else value
+
+
+class Sender(Table):
+    """The legal entity on whose behalf mail goes. `lifetimes` maps a product slug to months."""
+
+    id: Id
+    name: Text
+    known_as: tuple[Text, ...] = ()
+    country: Country
+    postal_address: Text
+    contact: Text
+    privacy_url: WebUrl | None = None
+    colour: Annotated[StrictStr, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
+    candidate_countries: tuple[Country, ...] = ()
+    similar: tuple[Annotated[SimilarGroup, BeforeValidator(_similar)], ...] = ()
+    lifetimes: FrozenCounts = Field(default={}, validate_default=True)
+    feedback_id: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{5,15}$")] | None = None
+
+
+class Stream(Table):
+    """One kind of mail of one sender. `partial` is that of `[delivery]` unless set here."""
+
+    id: Id
+    sender: Id
+    category: Category
+    purpose: Purpose = Purpose.COMMERCIAL
+    topics: tuple[Slug, ...] = ()
+    products: tuple[Slug, ...] = ()
+    from_domains: tuple[Domain, ...] = ()
+    mode: Mode = "enforce"
+    list_id: Domain | None = None
+    one_click: Literal["marketing", "stream"] = "marketing"
+    visible_recipients: Literal["refuse", "allow"] = "refuse"
+    promotion: Literal["observe", "enforce"] = "observe"
+    delivery: Literal["inline"] = "inline"
+    partial: Partial = "accept-and-dsn"
+    local_rules_met: Bool | None = None
+    headers_8bit: Literal["pass", "refuse"] = "pass"
+    lang: Literal["en", "nl"] = "en"
+
+    @property
+    def implicit(self) -> bool:
+        """Whether this is the stream that nobody configured, for mail that no stream claims."""
+        return self.id == UNKNOWN_STREAM
+
+
+class Credential(Table):
+    """A user name for AUTH. After loading, `password_hash` is set and an Argon2 hash."""
+
+    username: Text
+    password_hash: SecretStr | None = None
+    password_file: FilePath | None = None
+    stream: Id | None = None
+    default_stream: Id | None = None
+    may_set_stream: Bool = False
+    from_domains: tuple[Domain, ...] = ()
+
+
+class PolicyConfig(Table):
+    """`packs_dir` has packs beside the built-in ones; `subaddress` extra separators per domain."""
+
+    packs_dir: FilePath | None = None
+    subaddress: FrozenTexts = Field(default={}, validate_default=True)
+
+
+class Dkim(Table):
+    """Signing keys: none yet, so every key in this table is refused."""
+
+
+class Delivery(Table):
+    """How the reply relates to the attempt (`delivery.md`)."""
+
+    mode: Literal["inline"] = "inline"
+    partial: Partial = "accept-and-dsn"
+    dedupe_window: Duration = timedelta(days=5)
+    expiry: Duration = timedelta(days=5)
+    inline_wait: Duration = timedelta(seconds=60)
+    attempt_hold: Duration = timedelta(seconds=5)
+
+
+class Feedback(Table):
+    """`domain` takes mailto opt-outs and complaints; without it links are https only."""
+
+    domain: Domain | None = None
+    verp: Literal[False] = False
+
+
+class Limits(Table):
+    """Ceilings per process, session and message (promise 8)."""
+
+    connections: Count = 1000
+    connections_per_network: Count = 200
+    recipients: Count = 1000
+    message_size: Size = 25 * 1024 * 1024
+    messages_per_connection: Count = 1000
+    header_bytes: Size = 262144
+    header_fields: Count = 1000
+    line: Count = 998
+    command_timeout: Duration = timedelta(seconds=300)
+    data_timeout: Duration = timedelta(seconds=180)
+    session_timeout: Duration = timedelta(hours=1)
+    errors: Count = 20
+
+
+class Retention(Table):
+    """The shortest time that evidence and decisions are kept."""
+
+    evidence: Duration = timedelta(days=1827)
+
+
+class Log(Table):
+    """Where and how much: one JSON object per line on stderr, or words for a person."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+    repeat: Duration = timedelta(seconds=60)
+
+
+class Settings(Table):
+    """The whole configuration, checked. `source` is the file it came from."""
+
+    server: Server
+    listeners: tuple[Listener, ...]
+    upstreams: tuple[Upstream, ...]
+    store: StoreConfig = StoreConfig()
+    http: Http
+    senders: tuple[Sender, ...]
+    streams: tuple[Stream, ...]
+    credentials: tuple[Credential, ...] = ()
+    policy: PolicyConfig = PolicyConfig()
+    dkim: Dkim = Dkim()
+    delivery: Delivery = Delivery()
+    feedback: Feedback = Feedback()
+    limits: Limits = Limits()
+    retention: Retention = Retention()
+    log: Log = Log()
+
+    _source: Path = PrivateAttr(default=Path("sluis.toml"))
+    _senders: dict[str, Sender] = PrivateAttr(default_factory=dict)
+    _streams: dict[str, Stream] = PrivateAttr(default_factory=dict)
+    _domains: dict[str, tuple[Stream, ...]] = PrivateAttr(default_factory=dict)
+    _credentials: dict[str, Credential] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: object, /) -> None:
+        """Build the look-ups that every message uses."""
+        self._senders.update((s.id, s) for s in self.senders)
+        self._streams.update((s.id, s) for s in self.streams)
+        self._credentials.update((c.username, c) for c in self.credentials)
+        for stream in self.streams:
+            for name in stream.from_domains:
+                self._domains[name] = (*self._domains.get(name, ()), stream)
+
+    @property
+    def source(self) -> Path:
+        """The file, as given; `environment` when there was none."""
+        return self._source
+
+    def sender(self, id_: str) -> Sender:
+        """The sender of that id. Raises `KeyError`; the ids that streams name always exist."""
+        return self._senders[id_]
+
+    def stream(self, id_: str) -> Stream:
+        """The stream of that id, the implicit one included. Raises `KeyError`."""
+        return self._streams[id_]
+
+    def find_stream(self, id_: str) -> Stream | None:
+        """The stream of an id that came from outside, None if there is none."""
+        return self._streams.get(id_)
+
+    def streams_of_domain(self, name: str) -> tuple[Stream, ...]:
+        """Streams that list this From domain (lower-case A-labels): all of one sender, or none."""
+        return self._domains.get(name, ())
+
+    def credential(self, username: str) -> Credential | None:
+        """The credential of that user name, None if there is none."""
+        return self._credentials.get(username)
+
+    @property
+    def implicit(self) -> Stream | None:
+        """The stream for mail that no stream claims: exists with exactly one sender."""
+        return self._streams.get(UNKNOWN_STREAM)
