@@ -37,7 +37,12 @@ _ID = re.compile(r"k([1-9][0-9]{0,5})")
 _PSEUDONYM_BYTES = 32
 _TOKEN_BYTES = 64  # AES-256-SIV takes two 256-bit keys (RFC 5297)
 _MAX_FILE = 1 << 20
-LONGEST_TOKEN = 600  # message.md 2: the whole header line must stay under 998
+
+#: Characters of a token at most: with its URL it must fit in one header line (998, RFC 5322 2.1.1).
+LONGEST_TOKEN = 600
+#: Octets by which the sealed payload is longer than the plain one (RFC 5297).
+TAG_BYTES = 16
+
 _NOT_OURS = "not one of our tokens"
 
 _HEAD = """\

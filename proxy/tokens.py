@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.errors import TokenError
-from proxy.keys import LONGEST_TOKEN, Keys
+from proxy.keys import LONGEST_TOKEN, TAG_BYTES, Keys
 
 _PURPOSE = "unsubscribe"
-_FORM = 1  # first byte of the payload: the layout below it
+_FORM = 1  # first byte of the payload; then four parts, each after its length in one byte
+_PAD = b"\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,9 @@ def seal(keys: Keys, optout: OptOut) -> str:
     if any(len(part) > 255 for part in parts):
         raise ValueError("an id or address of a token is over 255 octets")
     payload = bytes([_FORM]) + b"".join(bytes([len(part)]) + part for part in parts)
+    if (len(payload) + TAG_BYTES) % 3 == 0:
+        # Whole base64 groups may end in "-" or "_", which what turns text into links may leave out.
+        payload += _PAD
     token = keys.seal(_PURPOSE, payload)
     if len(token) > LONGEST_TOKEN:
         raise ValueError(f"a token over {LONGEST_TOKEN} characters: shorten the stream's id")
@@ -50,6 +54,8 @@ def open_(keys: Keys, token: str) -> OptOut:
         end = at + 1 + payload[at]
         parts.append(payload[at + 1 : end])
         at = end
+    if parts[4:] == [b""]:
+        parts.pop()  # the pad
     # Sealed by us, so anything else than four whole parts is a token of a later version.
     if payload[0] != _FORM or at != len(payload) or len(parts) != 4:
         raise TokenError("not one of our tokens")
