@@ -1,8 +1,8 @@
 """The nouns of the decision: facts in, one decision out.
 
-Every value here is frozen. Times are aware UTC datetimes; a naive one is a programming error and raises
-`ValueError`. `None` in a fact means *unknown*, and unknown never helps (see `docs/decision.md`): no unknown
-fact yields an allow that a known one would deny.
+Every value here is frozen. Times are aware UTC datetimes; a naive one is a programming error and
+raises `ValueError`. `None` in a fact means *unknown*, and unknown never helps (see
+`docs/decision.md`): no unknown fact yields an allow that a known one would deny.
 """
 
 from __future__ import annotations
@@ -111,12 +111,13 @@ class Via(StrEnum):
 
 
 class ContactVia(StrEnum):
-    """By which act a person was in contact; opening a mail is no act."""
+    """By which act a person was in contact. Opening a mail is no act: recorded, it never counts."""
 
     CLICK = "click"
     LOGIN = "login"
     ORDER = "order"
     REPLY = "reply"
+    OPEN = "open"
 
 
 class Severity(StrEnum):
@@ -232,9 +233,10 @@ Detail = OptIn | Relationship | Published | Objection | Contact | Bounce | Compl
 class Event:
     """One entry of the ledger.
 
-    `at` is when it happened, `recorded_at` when our clock saw it. `evidence` is a reference or digest
-    ("" = none). `exact` tells whether it was recorded for the recipient's exact address; an event that
-    only matches a widened key may block and never permits. `uid` identifies the entry for ever.
+    `at` is when it happened, `recorded_at` when our clock saw it. `evidence` is a reference or
+    digest ("" = none). `exact` tells whether it was recorded for the recipient's exact address; an
+    event that only matches a widened key may block and never permits. `uid` identifies the entry
+    for ever.
     """
 
     at: datetime
@@ -263,8 +265,8 @@ class SimilarGroup:
 class Sender:
     """The legal entity on whose behalf mail goes.
 
-    `names` are its legal names (compared casefolded when an opt-in names third parties); `lifetimes`
-    maps a product slug to the months that its customers expect to be written to.
+    `names` are its legal names (compared casefolded when an opt-in names third parties);
+    `lifetimes` maps a product slug to the months that its customers expect to be written to.
     """
 
     id: str
@@ -443,7 +445,9 @@ class Decision:
     """The answer for one recipient.
 
     `pack` is `id@version#digest`; `cite` the article; `event` the entry that decided a block;
-    `obligations` what must be injected before sending; `expires_at` the last permitted moment of the basis.
+    `obligations` what must be injected before sending; `expires_at` the moment from which the basis
+    no longer holds (for a term in days, the midnight after its last permitted day in the pack's
+    zone), in UTC; `jurisdiction` the id of the first pack that applied.
     """
 
     verdict: Verdict
