@@ -1,6 +1,6 @@
 """The log: one function per event, fixed keys, one line each. `docs/log-events.md` lists them.
 
-No address, token or secret: every text passes `_clean`, which also escapes whatever could end a line
+No address, token or secret: each text passes `_clean`, which also escapes whatever could end a line
 or steer a terminal. The journal is the record of decisions; the log only samples them: events that
 outsiders can cause at will are limited per identity and window, and `suppressed` says how many were
 left out, so that a flood is bounded in lines and in memory.
