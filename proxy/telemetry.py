@@ -1,0 +1,410 @@
+"""The metrics: one method per event, families as in `docs/metrics.md`, never 500 series or more.
+
+Every child is resolved once: an event costs a dictionary look-up and an addition. Label values come
+from closed lists (configuration, packs, protocol); a value outside them, and every stream beyond the
+tenth, counts as `other`. Times are seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Protocol
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from policy.model import Category, Reason, Severity, Verdict, Via
+from proxy.config import Settings, Stream
+
+CEILING = 490
+OTHER = "other"
+NONE = "none"
+
+OUTCOMES = ("relayed", "blocked", "deferred", "failed", "returned", "unknown", "answered")
+OUTBOX_STATES = ("waiting", "attempting", "held")
+EXPIRING = ("30d", "60d", "90d")
+OPERATIONS = ("admit", "submit", "record", "optout", "census")
+COMMANDS = ("connect", "ehlo", "helo", "starttls", "auth", "mail", "rcpt", "data", OTHER)
+CODES = (
+    *(220, 221, 235, 250, 251, 252, 334, 354, 421, 432, 450, 451, 452, 454, 455, 500, 501, 502),
+    *(503, 504, 521, 530, 534, 535, 538, 550, 551, 552, 553, 554, 555),
+)
+
+ALLOW = (
+    Reason.CONSENT,
+    Reason.SOFT_OPT_IN,
+    Reason.LEGAL_PERSON,
+    Reason.PUBLISHED_ADDRESS,
+    Reason.BUSINESS_FUNCTION,
+    Reason.FOREIGN_BUSINESS,
+    Reason.IMPLIED_CONSENT,
+    Reason.OPT_OUT_REGIME,
+    Reason.EXEMPT,
+    Reason.NOT_MARKETING,
+)
+DEFER = (Reason.FREQUENCY_CAP, Reason.QUIET_HOURS, Reason.HELD, Reason.STORE_UNAVAILABLE)
+_FIRST = (Reason.SUPPRESSED, Reason.NO_BASIS, Reason.NO_UNSUBSCRIBE, Reason.EXPIRED)
+BLOCK = (*_FIRST, *(r for r in Reason if r not in (*ALLOW, *DEFER, *_FIRST)))
+_NOT_MARKETING_BLOCKS = (
+    *(Reason.SUPPRESSED, Reason.MIXED_PURPOSE),
+    *(Reason.INVALID_ADDRESS, Reason.NOT_AUTHORISED),
+)
+
+_NAMED = 10
+_MILLISECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_GROUP = (1, 2, 4, 8, 16, 64, 256)
+
+Labels = tuple[str, ...]
+
+
+class PackLike(Protocol):
+    """What is read of a pack."""
+
+    @property
+    def id(self) -> str:
+        """Lower-case country code, or `eu`."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Version of the pack's text."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Digest over its canonical bytes."""
+        ...
+
+
+class _Counters:
+    """The children of one labelled counter: closed, at most `most` plus what `rest` folds to."""
+
+    def __init__(
+        self,
+        counter: Counter,
+        most: int,
+        close: Callable[[Labels], Labels],
+        rest: Callable[[Labels], Labels],
+    ) -> None:
+        self._counter = counter
+        self._close = close
+        self._rest = rest
+        self._children: dict[Labels, Counter] = {}
+        self.most = most
+
+    def make(self, all_labels: Iterable[Labels]) -> None:
+        """Create children at zero, in order of importance, while there is room."""
+        for labels in all_labels:
+            if labels not in self._children and len(self._children) < self.most:
+                self._children[labels] = self._counter.labels(*labels)
+
+    def add(self, labels: Labels) -> None:
+        """Count one."""
+        child = self._children.get(labels)
+        (self._late(labels) if child is None else child).inc()
+
+    def _late(self, labels: Labels) -> Counter:
+        labels = self._close(labels)
+        if labels not in self._children and len(self._children) >= self.most:
+            labels = self._rest(labels)
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._counter.labels(*labels)
+        return child
+
+
+class Telemetry:
+    """All metric families of one process, in a registry of their own."""
+
+    def __init__(self, settings: Settings) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # half the series, no use
+        self._registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self._registry)
+        self._label = {s.id: s.id for s in settings.streams[:_NAMED]}
+        self._listeners = {x.address: x.address for x in settings.listeners[:_NAMED]}
+        self._upstreams = {x.name: x.name for x in settings.upstreams[:_NAMED]}
+        self._jurisdictions: frozenset[str] = frozenset({NONE})
+        self._gauges(settings)
+        self._histograms()
+        self._counters(settings)
+
+    # -- families --------------------------------------------------------------------------------
+
+    def _gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+        return Gauge(name, text, labels, namespace="sluis", registry=self._registry)
+
+    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(name, text, labels, namespace="sluis", registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(
+            name, text, namespace="sluis", registry=self._registry, buckets=tuple(buckets)
+        )
+
+    def _gauges(self, settings: Settings) -> None:
+        build = self._gauge("build_info", "Version of Sluis and Python.", ("version", "python"))
+        build.labels(version("sluis"), platform.python_version()).set(1)
+        self._pack_info = self._gauge(
+            "pack_info", "Rule packs in use.", ("pack", "version", "digest")
+        )
+        self._connections = self._gauge("smtp_connections", "Open SMTP connections.")
+        self._loop_lag = self._gauge(
+            "event_loop_lag_seconds", "How late the event loop ran its last timer."
+        )
+        up = self._gauge("upstream_up", "Whether the upstream can be reached.", ("upstream",))
+        self._up = {name: up.labels(name) for name in self._upstreams}
+        if len(settings.upstreams) > _NAMED:
+            self._up[OTHER] = up.labels(OTHER)
+        outbox = self._gauge("outbox_messages", "Unfinished mails by state.", ("state",))
+        self._outbox = {state: outbox.labels(state) for state in OUTBOX_STATES}
+        self._oldest = self._gauge("outbox_oldest_seconds", "Age of the oldest unfinished mail.")
+        bases = self._gauge("bases", "People who may be written to, by basis.", ("basis",))
+        self._bases = {r.value: bases.labels(r.value) for r in ALLOW if r is not ALLOW[-1]}
+        expiring = self._gauge("bases_expiring", "Bases that end within a time.", ("within",))
+        self._expiring = {within: expiring.labels(within) for within in EXPIRING}
+
+    def _histograms(self) -> None:
+        fine = (0.00005, 0.0001, 0.00025, *_MILLISECONDS[:6])
+        slow = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 600)
+        self._decision = self._histogram("decision_seconds", "Time to take one decision.", fine)
+        self._relay = self._histogram(
+            "relay_seconds", "From end of data to the upstream's answer.", slow
+        )
+        self._effect = self._histogram(
+            "optout_effect_seconds", "From an opt-out's arrival to its commit.", slow[:-2]
+        )
+        self._commit = self._histogram("commit_seconds", "Time of one commit.", _MILLISECONDS)
+        self._commit_rows = self._histogram("commit_rows", "Writes that shared a commit.", _GROUP)
+        self._lookup = self._histogram("lookup_seconds", "Time of one look-up.", _MILLISECONDS)
+        self._lookup_subjects = self._histogram(
+            "lookup_subjects", "People asked for in one look-up.", _GROUP
+        )
+
+    def _counters(self, settings: Settings) -> None:
+        self._complaints = self._counter("complaints_total", "Complaints about a mail.")
+        self._ambiguous = self._counter(
+            "ambiguous_retries_total", "Mails sent again after an outcome that nobody knows."
+        )
+        bounces = self._counter("bounces_total", "Mails that came back.", ("severity",))
+        self._bounces = {s.value: bounces.labels(s.value) for s in Severity}
+        streams = tuple(self._label.values())
+        if len(settings.streams) > _NAMED:
+            streams = (*streams, OTHER)
+        self._sessions = _Counters(
+            self._counter("smtp_sessions_total", "SMTP connections accepted.", ("listener",)),
+            len(self._listeners),
+            lambda v: v,
+            lambda v: (OTHER,),
+        )
+        self._sessions.make((x,) for x in self._listeners.values())
+        self._store_errors = _Counters(
+            self._counter(
+                "store_errors_total", "Times the store could not answer.", ("operation",)
+            ),
+            2 * len(OPERATIONS),
+            lambda v: v,
+            lambda v: (OTHER,),
+        )
+        self._store_errors.make((x,) for x in OPERATIONS)
+        self._messages = _Counters(
+            self._counter(
+                "messages_total", "Recipients' mails by how they ended.", ("stream", "outcome")
+            ),
+            len(OUTCOMES) * (_NAMED + 1),
+            lambda v: (v[0], v[1] if v[1] in OUTCOMES else OTHER),
+            lambda v: (OTHER, OTHER),
+        )
+        self._messages.make((s, o) for s in streams for o in OUTCOMES)
+        self._optouts = _Counters(
+            self._counter("optouts_total", "Opt-outs recorded.", ("stream", "via")),
+            3 * len(streams) + 8,
+            lambda v: (v[0], v[1] if v[1] in set(Via) else OTHER),
+            lambda v: (OTHER, OTHER),
+        )
+        taken = (Via.ONE_CLICK.value, Via.PAGE.value, Via.MAILTO.value)
+        self._optouts.make((s, via) for s in streams for via in taken)
+        codes = {str(code) for code in CODES}
+        self._replies = _Counters(
+            self._counter("smtp_replies_total", "SMTP replies given.", ("command", "code")),
+            36,
+            lambda v: (v[0] if v[0] in COMMANDS else OTHER, v[1] if v[1] in codes else OTHER),
+            lambda v: (OTHER, OTHER),
+        )
+        self._replies.make(
+            [("mail", "250"), ("rcpt", "250"), ("rcpt", "550"), ("data", "250"), ("data", "451")]
+        )
+        self._by_jurisdiction = _Counters(
+            self._counter(
+                "decisions_by_jurisdiction_total",
+                "Decisions by the law that gave the reason.",
+                ("jurisdiction", "verdict"),
+            ),
+            40,
+            lambda v: (v[0] if v[0] in self._jurisdictions else OTHER, v[1]),
+            lambda v: (OTHER, v[1]),
+        )
+        self._decisions = _Counters(
+            self._counter("decisions_total", "Decisions.", ("stream", "verdict", "reason", "mode")),
+            0,
+            _closed_decision,
+            lambda v: (v[0], v[1], OTHER, v[3]),
+        )
+        self._make_decisions(settings)
+
+    def _make_decisions(self, settings: Settings) -> None:
+        """What each stream can get at zero, the likeliest first, in the room the others leave.
+
+        Reserved: what the other families can still grow to, and one `other` per stream and verdict.
+        """
+        streams = settings.streams[: _NAMED + 1]
+        reserved = 20 + 40 + 36 + 8 + len(OPERATIONS) + 6 + 3 * len(streams)
+        samples = sum(len(family.samples) for family in self._registry.collect())
+        self._decisions.most = max(CEILING - reserved - samples, 0)
+        pairs = [(self._label.get(s.id, OTHER), s.mode, _possible(s)) for s in streams]
+        for rank in range(max(len(possible) for *_, possible in pairs)):
+            self._decisions.make(
+                (label, verdict.value, reason.value, mode)
+                for label, mode, possible in pairs
+                for verdict, reason in possible[rank : rank + 1]
+            )
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def decided(  # noqa: PLR0917 - the label values, in the order of the family
+        self, stream: str, verdict: str, reason: str, mode: str, jurisdiction: str, seconds: float
+    ) -> None:
+        """One decision taken, in `seconds`."""
+        self._decisions.add((self._label.get(stream, OTHER), verdict, reason, mode))
+        self._by_jurisdiction.add((jurisdiction.lower() or NONE, verdict))
+        self._decision.observe(seconds)
+
+    def message(self, stream: str, outcome: str) -> None:
+        """One recipient's mail ended; `outcome` is one of `OUTCOMES`."""
+        self._messages.add((self._label.get(stream, OTHER), outcome))
+
+    def relayed(self, seconds: float) -> None:
+        """The upstream answered, `seconds` after end of data."""
+        self._relay.observe(seconds)
+
+    def connection_opened(self, listener: str) -> None:
+        """An SMTP connection was accepted."""
+        self._connections.inc()
+        self._sessions.add((self._listeners.get(listener, OTHER),))
+
+    def connection_closed(self, listener: str) -> None:
+        """It ended. `listener` keeps the pair of calls alike; the gauge has no label."""
+        self._connections.dec()
+
+    def reply(self, command: str, code: int) -> None:
+        """We answered a command."""
+        self._replies.add((command.lower(), str(code)))
+
+    def optout(self, stream: str, via: str, seconds: float) -> None:
+        """An opt-out was committed `seconds` after it arrived."""
+        self._optouts.add((self._label.get(stream, OTHER), via))
+        self._effect.observe(seconds)
+
+    def complaint(self) -> None:
+        """A person reported a mail as spam."""
+        self._complaints.inc()
+
+    def bounce(self, severity: str) -> None:
+        """A mail came back; an unknown severity counts as hard."""
+        self._bounces.get(severity, self._bounces[Severity.HARD.value]).inc()
+
+    def ambiguous_retry(self) -> None:
+        """A copy is sent again although an earlier attempt may have been delivered."""
+        self._ambiguous.inc()
+
+    def store_error(self, operation: str) -> None:
+        """The store could not answer during `operation`, a name from our own code."""
+        self._store_errors.add((operation,))
+
+    def commit(self, rows: int, seconds: float) -> None:
+        """One commit, shared by `rows` writes."""
+        self._commit_rows.observe(rows)
+        self._commit.observe(seconds)
+
+    def lookup(self, subjects: int, seconds: float) -> None:
+        """One look-up of `subjects` people."""
+        self._lookup_subjects.observe(subjects)
+        self._lookup.observe(seconds)
+
+    # -- states ----------------------------------------------------------------------------------
+
+    def bases(self, counts: Mapping[str, int]) -> None:
+        """People per living basis; a basis that is not named has none."""
+        for basis, child in self._bases.items():
+            child.set(counts.get(basis, 0))
+
+    def bases_expiring(self, counts: Mapping[str, int]) -> None:
+        """Bases that end within `EXPIRING`; a window that is not named has none."""
+        for within, child in self._expiring.items():
+            child.set(counts.get(within, 0))
+
+    def outbox(self, counts: Mapping[str, int], oldest_seconds: float) -> None:
+        """Unfinished mails per state, and the age of the oldest (0 for none)."""
+        for state, child in self._outbox.items():
+            child.set(counts.get(state, 0))
+        self._oldest.set(oldest_seconds)
+
+    def upstream(self, name: str, up: bool) -> None:
+        """An upstream can be reached, or not."""
+        child = self._up.get(name) or self._up.get(OTHER)
+        if child is not None:
+            child.set(int(up))
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop was."""
+        self._loop_lag.set(seconds)
+
+    def packs(self, packs: Iterable[PackLike]) -> None:
+        """The packs in use from now on; their jurisdictions get children at zero."""
+        known = list(packs)
+        self._pack_info.clear()
+        for pack in known[:20]:
+            self._pack_info.labels(pack.id, pack.version, pack.digest[:12]).set(1)
+        self._jurisdictions = frozenset({NONE, *(pack.id for pack in known)})
+        verdicts = (Verdict.ALLOW.value, Verdict.BLOCK.value)
+        self._by_jurisdiction.make((p.id, v) for p in known for v in verdicts)
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition text and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+
+def _possible(stream: Stream) -> list[tuple[Verdict, Reason]]:
+    """What a stream can get, the likeliest first. No key sets caps or quiet hours yet."""
+    if stream.category is Category.MARKETING:
+        allow: Sequence[Reason] = ALLOW[:2]
+        block: Sequence[Reason] = BLOCK
+        more: Sequence[Reason] = ALLOW[2:-1]
+    else:
+        allow, block, more = (Reason.NOT_MARKETING,), _NOT_MARKETING_BLOCKS, ()
+    return [
+        *((Verdict.ALLOW, reason) for reason in allow),
+        *((Verdict.BLOCK, reason) for reason in block[:4]),
+        *((Verdict.ALLOW, reason) for reason in more),
+        *((Verdict.BLOCK, reason) for reason in block[4:]),
+        (Verdict.DEFER, Reason.STORE_UNAVAILABLE),
+    ]
+
+
+def _closed_decision(labels: Labels) -> Labels:
+    stream, verdict, reason, mode = labels
+    return (
+        stream,
+        verdict if verdict in set(Verdict) else OTHER,
+        reason if reason in set(Reason) else OTHER,
+        mode if mode in ("enforce", "observe") else OTHER,
+    )
