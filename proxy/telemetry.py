@@ -1,7 +1,7 @@
 """The metrics: one method per event, families as in `docs/metrics.md`, never 500 series or more.
 
 Every child is resolved once: an event costs a dictionary look-up and an addition. Label values come
-from closed lists (configuration, packs, protocol); a value outside them, and every stream beyond the
+from closed lists (configuration, packs, protocol); a value outside them, and each stream beyond the
 tenth, counts as `other`. Times are seconds, sizes bytes.
 """
 
@@ -165,6 +165,8 @@ class Telemetry:
         self._up = {name: up.labels(name) for name in self._upstreams}
         if len(settings.upstreams) > _NAMED:
             self._up[OTHER] = up.labels(OTHER)
+        for child in self._up.values():
+            child.set(1)  # as the pool counts it: one never tried is up
         outbox = self._gauge("outbox_messages", "Unfinished mails by state.", ("state",))
         self._outbox = {state: outbox.labels(state) for state in OUTBOX_STATES}
         self._oldest = self._gauge("outbox_oldest_seconds", "Age of the oldest unfinished mail.")
