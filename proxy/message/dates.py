@@ -1,0 +1,17 @@
+"""Dates as mail writes them; English whatever the locale."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+
+def rfc5322(at: datetime) -> str:
+    """An aware time as RFC 5322 section 3.3 has it, in UTC. Raises `ValueError` for a naive one."""
+    if at.tzinfo is None:
+        raise ValueError("a date field needs an aware time")
+    utc = at.astimezone(UTC)
+    day, month = _DAYS[utc.weekday()], _MONTHS[utc.month - 1]
+    return f"{day}, {utc.day} {month} {utc.year:04} {utc:%H:%M:%S} +0000"

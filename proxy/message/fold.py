@@ -1,0 +1,36 @@
+"""Fields that Sluis writes itself: folded once, at creation, and checked before they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proxy.errors import SluisError
+
+#: Lines are filled up to this; a single word (a URI) may make a longer one.
+WIDTH = 78
+#: RFC 5322 section 2.1.1, without the CRLF.
+MAX_LINE = 998
+
+
+class FoldError(SluisError):
+    """A field of our own would be no valid field: over 998 octets in a line, or not printable
+    ASCII.
+
+    Our fault, so the client hears 451 and keeps the mail.
+    """
+
+
+def fold(name: str, words: Sequence[str]) -> bytes:
+    """`name: words`, joined by single spaces and folded between words only, with the final CRLF.
+
+    Raises `FoldError`.
+    """
+    lines = [f"{name}:"]
+    for word in words:
+        if len(lines[-1]) + 1 + len(word) > WIDTH:
+            lines.append("")
+        lines[-1] += f" {word}"
+    text = "\r\n".join(lines)
+    if not text.isascii() or any(len(line) > MAX_LINE or not line.isprintable() for line in lines):
+        raise FoldError(f"field {name} cannot be written")
+    return text.encode("ascii") + b"\r\n"
