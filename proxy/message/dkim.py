@@ -1,0 +1,153 @@
+"""Which signatures on a mail an edit would break (RFC 6376 section 5.4.2), without verifying any.
+
+For a signature S whose `h=` lists a name k times, in a mail with m fields of that name: removing
+them breaks S if k and m are both at least 1; adding one on top breaks S only if k > m (oversigned).
+The canonicalisation plays no part, since no other byte changes; `l=` is read as covering all, and a
+signature that has expired counts as valid. One that is malformed counts as broken by any edit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxy.message.header import Field, Header
+
+DKIM = b"dkim-signature"
+ARC = b"arc-message-signature"
+#: All fields of a chain (RFC 8617): they go together, or the chain is a failed one.
+ARC_FIELDS = (b"arc-seal", ARC, b"arc-authentication-results")
+
+_LABEL = rb"[A-Za-z0-9_\x80-\xff](?:[A-Za-z0-9_\x80-\xff-]{0,61}[A-Za-z0-9_\x80-\xff])?"
+_DOMAIN = re.compile(rb"(?=.{1,253}\Z)" + _LABEL + rb"(?:\." + _LABEL + rb")+")
+_TAG = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
+_NAME = re.compile(rb"[!-9<-~]+")
+_SPACE = re.compile(rb"[ \t\r\n]+")
+_MAX_TAGS = 100
+_MAX_NAMES = 2_000
+
+
+class How(StrEnum):
+    """What of an edit breaks a signature."""
+
+    REMOVES = "removes"
+    OVERSIGNED = "oversigned"
+    BODY = "body"
+    MALFORMED = "malformed"
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A signature that would break: its `d=` ("" where none can be read), the field edited, how."""
+
+    d: str
+    field: str
+    how: How
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a signature covers: `names` maps each lower-case name of `h=` to how often it is listed.
+
+    `names` is None where the signature is malformed.
+    """
+
+    field: Field
+    d: str
+    names: Counter[bytes] | None
+
+
+def signatures(header: Header, name: bytes = DKIM) -> list[Signature]:
+    """All signatures of the mail in fields of this name, from the top."""
+    return [_read(header, field) for field in header.named(name)]
+
+
+def broken_by(
+    header: Header,
+    *,
+    removed: Collection[bytes] = (),
+    added: Collection[bytes] = (),
+    body_edited: bool = False,
+    name: bytes = DKIM,
+) -> list[Broken]:
+    """The signatures that break when all fields named in `removed` go and one each of `added`
+    comes.
+
+    Names are lower case; a name in both is replaced. Signatures are judged as they stand: none of
+    them counts as removed.
+    """
+    broken = []
+    for signature in signatures(header, name):
+        verdict = _verdict(header, signature, removed, added, body_edited)
+        if verdict is not None:
+            field, how = verdict
+            broken.append(Broken(signature.d, field.decode("ascii", "replace"), how))
+    return broken
+
+
+def oversigned(header: Header, name: bytes) -> bool:
+    """Whether a well-formed signature forbids adding a field of this lower-case name."""
+    return any(
+        signature.names is not None and signature.names[name] > _present(header, signature, name)
+        for signature in signatures(header)
+    )
+
+
+def _verdict(
+    header: Header,
+    signature: Signature,
+    removed: Collection[bytes],
+    added: Collection[bytes],
+    body_edited: bool,
+) -> tuple[bytes, How] | None:
+    removals = [name for name in removed if _present(header, signature, name)]
+    if signature.names is None:
+        edited = [*removals, *added, *([b"body"] if body_edited else [])]
+        return (edited[0], How.MALFORMED) if edited else None
+    for name in removals:
+        if signature.names[name]:
+            return name, How.REMOVES
+    for name in added:
+        if signature.names[name] > _present(header, signature, name):
+            return name, How.OVERSIGNED
+    return (b"body", How.BODY) if body_edited else None
+
+
+def _present(header: Header, signature: Signature, name: bytes) -> int:
+    """How many fields of this name the signature can cover: never itself."""
+    return len(header.named(name)) - (name == signature.field.name)
+
+
+def _read(header: Header, field: Field) -> Signature:
+    tags = _tags(header.value(field))
+    d = tags.get(b"d", b"")
+    shown = d.decode("ascii", "replace").lower()[:253]
+    names = [_SPACE.sub(b"", name).lower() for name in tags.get(b"h", b"").split(b":")]
+    if (
+        not tags.get(b"b")
+        or not _DOMAIN.fullmatch(d)
+        or len(names) > _MAX_NAMES
+        or not all(_NAME.fullmatch(name) for name in names)
+    ):
+        return Signature(field, shown, None)
+    return Signature(field, shown, Counter(names))
+
+
+def _tags(value: bytes) -> dict[bytes, bytes]:
+    """A tag list (RFC 6376 section 3.2); empty where it is none: a repeated tag voids all of it."""
+    found: dict[bytes, bytes] = {}
+    specs = value.split(b";")
+    if specs and not specs[-1].strip():
+        specs.pop()
+    if len(specs) > _MAX_TAGS:
+        return {}
+    for spec in specs:
+        name, equals, text = spec.partition(b"=")
+        name = name.strip(b" \t\r\n")
+        if not equals or not _TAG.fullmatch(name) or name in found:
+            return {}
+        found[name] = _SPACE.sub(b"", text)
+    return found

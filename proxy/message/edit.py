@@ -1,0 +1,274 @@
+"""What Sluis does to one mail, planned once and applied per copy by concatenation.
+
+`plan` decides which fields go and which come; `copy_head` gives the header block of one recipient's
+copy. The body is never part of it: a copy is `copy_head(...)` followed by `body_of(content,
+header)`. Order from the top: Received, Sluis-Ref, List-Id, List-Unsubscribe, List-Unsubscribe-Post,
+Feedback-ID, Date, Message-ID, then the client's own fields in their order and bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from proxy.envelope import Envelope
+from proxy.message import dkim
+from proxy.message.control import REFERENCE, control_fields
+from proxy.message.header import Header, from_domain, message_id, splice
+from proxy.message.obligations import (
+    feedback_id,
+    list_id,
+    list_unsubscribe,
+    origination,
+    sluis_ref,
+)
+from proxy.message.obligations.list_unsubscribe import Forward, Links
+from proxy.message.received import received
+from proxy.replies import Reply
+
+#: Fields that no copy keeps, beside `Sluis-*`.
+_BLIND = (b"bcc", b"resent-bcc")
+#: A confirmation of a sign-up: there is nothing yet to opt out of.
+DOI_CONFIRMATION = "doi-confirmation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """How this instance names itself. `public_url` has no final slash; `feedback_domain` "" for
+    none.
+    """
+
+    hostname: str
+    instance: str
+    public_url: str
+    feedback_domain: str = ""
+
+    @property
+    def links(self) -> Links:
+        """Where opt-outs arrive."""
+        mailbox = f"u@{self.feedback_domain}" if self.feedback_domain else ""
+        return Links(url=f"{self.public_url}/u/", mailbox=mailbox)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A marketing stream as the programs of recipients see it.
+
+    `namespace` is `list_id` or the stream's first From domain, "" to take that of the mail;
+    `feedback_id` the sender's SenderId, "" to make one of the sender's id.
+    """
+
+    stream: str
+    sender: str
+    title: str = ""
+    namespace: str = ""
+    feedback_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What follows the per-copy fields, and the signatures that this edit breaks."""
+
+    rest: bytes
+    broken: tuple[dkim.Broken, ...]
+    arc_removed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditPlan:
+    """The work shared by all copies of a mail.
+
+    `message_id` is that of every copy ("" only where there is none and none was added); `forward`
+    the foreign opt-out that ours replaced; `marks` say what was found or done, for the journal.
+    A mail that came with our own opt-out for `own_recipient` keeps it in the copy for that person
+    (`own`); every other copy is made of `main`.
+    """
+
+    ref: str
+    received: bytes
+    referenced: bool
+    list_id: bytes
+    links: Links | None
+    main: Variant
+    own: Variant | None = None
+    own_recipient: str = ""
+    message_id: str
+    forward: Forward | None = None
+    marks: tuple[str, ...] = ()
+
+    def refusal(self, recipient: str = "") -> Reply | None:
+        """550 5.7.1 where the edit would break a signature and we have no key to sign again.
+
+        `recipient` is the exact address of the copy. None: the copy may be sent.
+        """
+        own = self.own is not None and recipient == self.own_recipient
+        broken = self.own.broken if self.own is not None and own else self.main.broken
+        if not broken:
+            return None
+        first = broken[0]
+        return Reply(
+            550, "5.7.1", f"dkim-covered d={first.d or '?'} field {first.field}: {first.how}"
+        )
+
+
+def plan(
+    header: Header,
+    *,
+    envelope: Envelope,
+    site: Site,
+    publication: Publication | None = None,
+    enforce: bool = True,
+    campaign: str = "",
+    template: str = "",
+    upstream_signs: bool = False,
+    own: Callable[[str], str] = lambda token: "",
+    client_ip: str = "",
+) -> EditPlan:
+    """Plan the edits of a mail whose header was accepted.
+
+    `publication` is given for marketing of an enforced stream only; all other mail gets Received,
+    and in `enforce` Sluis-Ref, and loses `Sluis-*` and Bcc. `own` opens a token of ours: the exact
+    address it was sealed for if it is of this sender, else "". Raises `FoldError`.
+    """
+    removed = {field.name for field in control_fields(header)}
+    removed |= {name for name in _BLIND if header.named(name)}
+    extra = _NOTHING
+    links = None
+    if publication is not None:
+        extra = _marketing(header, envelope, site, publication, campaign)
+        links = None if template == DOI_CONFIRMATION else site.links
+    replaced = set(list_unsubscribe.NAMES) if links else set()
+    main = _variant(header, removed | extra.removed | replaced, extra, replaced)
+    own_variant = None
+    own_recipient = ""
+    forward = None
+    marks = _marks(header, main, enforce=enforce)
+    if links is not None:
+        there = list_unsubscribe.existing(header)
+        token = list_unsubscribe.own_token(there, links)
+        own_recipient = own(token) if token else ""
+        if own_recipient:
+            own_variant = _variant(header, removed | extra.removed, extra, set())
+        forward = list_unsubscribe.forward(there, links)
+        if forward is None and any(uri.lower().startswith("http:") for uri in there.uris):
+            marks.append("http_unsubscribe_dropped")
+        if not upstream_signs or header.named(dkim.DKIM):
+            marks.append("one_click_unsigned")
+    return EditPlan(
+        ref=envelope.ref,
+        received=received(
+            helo=envelope.submitter.helo,
+            hostname=site.hostname,
+            instance=site.instance,
+            protocol=envelope.submitter.protocol,
+            ref=envelope.ref,
+            at=envelope.received_at,
+            client_ip=client_ip,
+        ),
+        referenced=enforce,
+        list_id=extra.list_id,
+        links=links,
+        main=main,
+        own=own_variant,
+        own_recipient=own_recipient,
+        message_id=extra.message_id or message_id(header),
+        forward=forward,
+        marks=tuple(marks),
+    )
+
+
+def copy_head(plan: EditPlan, *, number: int, recipient: str = "", token: str = "") -> bytes:
+    """The header block of one copy, its blank line included.
+
+    `number` is that of the copy (1-based), `recipient` its exact address and `token` the opt-out
+    sealed for it; the last two matter where the plan adds List-Unsubscribe. Raises `FoldError`.
+    """
+    own = plan.own if plan.own is not None and recipient == plan.own_recipient else None
+    variant = own or plan.main
+    pieces = [plan.received]
+    if plan.referenced:
+        pieces.append(sluis_ref.field(plan.ref, number))
+    pieces.append(plan.list_id)
+    if plan.links is not None and own is None:
+        pieces.append(list_unsubscribe.fields(plan.links, token))
+    pieces.append(variant.rest)
+    return b"".join(pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class _Extra:
+    """What marketing mail gets that is the same in every copy; `names` are those of all of it."""
+
+    removed: frozenset[bytes] = frozenset()
+    names: tuple[bytes, ...] = ()
+    list_id: bytes = b""
+    tail: bytes = b""
+    message_id: str = ""
+    blank_line: bool = False
+
+
+_NOTHING = _Extra()
+
+
+def _marketing(
+    header: Header, envelope: Envelope, site: Site, publication: Publication, campaign: str
+) -> _Extra:
+    removed: set[bytes] = set()
+    names: list[bytes] = []
+    list_field = b""
+    if not list_id.kept(header):
+        removed |= {list_id.NAME} if header.named(list_id.NAME) else set()
+        names.append(list_id.NAME)
+        list_field = list_id.field(
+            stream=publication.stream,
+            namespace=publication.namespace or from_domain(header) or site.hostname,
+            title=publication.title,
+        )
+    identifier = f"<{envelope.ref}@{site.hostname}>"
+    tail = {
+        feedback_id.NAME: feedback_id.field(
+            campaign=campaign,
+            stream=publication.stream,
+            sender=publication.sender,
+            feedback_id=publication.feedback_id,
+        ),
+        origination.DATE: origination.date(envelope.received_at),
+        origination.MESSAGE_ID: origination.message_id(identifier),
+    }
+    # None of these is owed by law: where a signature forbids the field, the mail goes without.
+    missing = [n for n in tail if not header.named(n) and not dkim.oversigned(header, n)]
+    return _Extra(
+        removed=frozenset(removed),
+        names=(*names, *missing),
+        list_id=list_field,
+        tail=b"".join(tail[name] for name in missing),
+        message_id=identifier if origination.MESSAGE_ID in missing else "",
+        blank_line=not header.complete,
+    )
+
+
+def _variant(
+    header: Header, removed: Collection[bytes], extra: _Extra, per_copy: Collection[bytes]
+) -> Variant:
+    gone = set(removed)
+    added = (*extra.names, *sorted(per_copy))
+    arc = bool(dkim.broken_by(header, removed=sorted(gone), added=added, name=dkim.ARC))
+    if arc:
+        # One link that fails makes the chain a failed one; it proves nothing about the author.
+        gone |= set(dkim.ARC_FIELDS)
+    broken = dkim.broken_by(header, removed=sorted(gone), added=added)
+    pieces = splice(header, remove=[f for f in header.fields if f.name in gone], add=[extra.tail])
+    if extra.blank_line:
+        pieces.append(b"\r\n" if header.raw.endswith(b"\r\n") else b"\r\n\r\n")
+    return Variant(b"".join(pieces), tuple(broken), arc)
+
+
+def _marks(header: Header, main: Variant, *, enforce: bool) -> list[str]:
+    trace = (b"received", REFERENCE) if enforce else (b"received",)
+    marks = ["mbox_line"] if header.mbox_line else []
+    if any(dkim.oversigned(header, name) for name in trace):
+        # RFC 5321 4.4 demands Received: a signature that forbids it survives no relay at all.
+        marks.append("trace_oversigned")
+    if main.arc_removed:
+        marks.append("arc_removed")
+    return marks
