@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from proxy.config import layers
 from proxy.config.checks import findings
@@ -26,6 +26,7 @@ from proxy.config.models import (
     Limits,
     Listener,
     Log,
+    Partial,
     PolicyConfig,
     Retention,
     Sender,
@@ -70,7 +71,7 @@ SYSTEM_CONFIG = Path("/etc/sluis/sluis.toml")
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings with the source of every value that does not come from the file itself."""
+    """Settings, and for each key its source: file, environment variable, other key, or default."""
 
     settings: Settings
     sources: Mapping[str, str]
@@ -115,7 +116,7 @@ def read(path: Path | None, env: Mapping[str, str] | None = None) -> Loaded:
         draft.add(key, what, remedy)
     if draft.problems:
         raise ConfigError(draft.problems)
-    return Loaded(_settings(draft, sections), draft.sources)
+    return Loaded(_settings(draft, sections), _sources(draft, sections))
 
 
 def _place(path: Path | None, env: Mapping[str, str]) -> Path:
@@ -129,12 +130,26 @@ def _inherit(draft: Draft) -> None:
     """A stream without `partial` has that of `[delivery]`."""
     delivery = draft.raw.get("delivery")
     streams = draft.raw.get("streams")
-    if not isinstance(delivery, dict) or "partial" not in delivery or not isinstance(streams, list):
+    partial = delivery.get("partial") if isinstance(delivery, dict) else None
+    if partial not in get_args(Partial) or not isinstance(streams, list):
         return
     for n, stream in enumerate(streams):
         if isinstance(stream, dict) and "partial" not in stream:
-            stream["partial"] = delivery["partial"]
+            stream["partial"] = partial
             draft.sources[f"streams.{n}.partial"] = "delivery.partial"
+
+
+def _sources(draft: Draft, sections: Sections) -> dict[str, str]:
+    written = {f"{key}.{name}" for key, _, table in layers.tables(draft.raw) for name in table}
+    sources = {}
+    for section, entries in sections.items():
+        for n, table in entries.items():
+            prefix = f"{section}.{n}" if section in LISTS else section
+            for name in type(table).model_fields:
+                key = f"{prefix}.{name}"
+                origin = str(draft.path) if key in written else "default"
+                sources[key] = draft.sources.get(key, origin)
+    return sources
 
 
 def _settings(draft: Draft, sections: Sections) -> Settings:

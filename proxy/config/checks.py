@@ -17,6 +17,7 @@ from proxy.config.models import (
     Delivery,
     Http,
     Listener,
+    PolicyConfig,
     Retention,
     Sender,
     Server,
@@ -40,6 +41,7 @@ class Parts:
     http: Http | None
     delivery: Delivery | None
     retention: Retention | None
+    policy: PolicyConfig | None
     listeners: Mapping[int, Listener]
     upstreams: Mapping[int, Upstream]
     senders: Mapping[int, Sender]
@@ -71,6 +73,9 @@ def findings(parts: Parts) -> Iterator[Finding]:
     names = [(n, x.username) for n, x in parts.credentials.items()]
     yield from _doubles("credentials", "username", names)
     yield from _delivery(parts)
+    packs = parts.policy.packs_dir if parts.policy else None
+    if packs is not None and not packs.is_dir():
+        yield "policy.packs_dir", "is no directory", "name one with packs (*.toml), or remove it"
 
 
 def _present(parts: Parts) -> Iterator[Finding]:
@@ -203,9 +208,6 @@ def _streams(parts: Parts) -> Iterator[Finding]:
         yield from _reference(f"{key}.sender", stream.sender, parts.sender_ids, "senders")
         if stream.id in RESERVED_IDS:
             yield f"{key}.id", f'"{stream.id}" is taken by Sluis itself', "choose another id"
-        if stream.category == "personal" and stream.from_domains:
-            remedy = "name the stream in a listener or credential instead"
-            yield f"{key}.from_domains", "cannot choose a personal stream", remedy
         if len(set(stream.from_domains)) < len(stream.from_domains):
             yield f"{key}.from_domains", "names a domain twice", "write it once"
         for domain in sorted(set(stream.from_domains)):

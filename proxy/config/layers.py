@@ -41,7 +41,9 @@ class Draft:
     def add(self, key: str, what: str, remedy: str) -> None:
         """One problem, one line: where, key, what, remedy. Control characters are shown escaped."""
         self.keys.add(key)
-        place = self.sources.get(key, str(self.path))
+        parts = key.split(".")
+        above = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+        place = next((self.sources[k] for k in above if k in self.sources), str(self.path))
         line = f"{place}: {key}: {what}; {remedy}"
         self.problems.append("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in line))
 
@@ -177,7 +179,9 @@ def _set(draft: Draft, name: str, parts: list[str], value: str) -> None:
         draft.add(key, "goes deeper than the key does", f"write it without __{rest[0].upper()}")
         return
     if rest:
-        where.setdefault(parts[at], {})[rest[0]] = _number(value)
+        entries = where.setdefault(parts[at], {})
+        if isinstance(entries, dict):
+            entries[rest[0]] = _number(value)
     elif not value and inner.optional:
         where.pop(parts[at], None)
     else:
@@ -186,7 +190,9 @@ def _set(draft: Draft, name: str, parts: list[str], value: str) -> None:
 
 def _entry(entries: object, index: str) -> object:
     """The entry of that index, appended when it is the next one; None if there is no such place."""
-    if not isinstance(entries, list) or not index.isdigit() or int(index) > len(entries):
+    if not isinstance(entries, list) or not re.fullmatch(r"[0-9]{1,4}", index):
+        return None
+    if int(index) > len(entries):
         return None
     if int(index) == len(entries):
         entries.append({})
@@ -194,7 +200,7 @@ def _entry(entries: object, index: str) -> object:
 
 
 def _number(value: str) -> object:
-    return int(value) if value.lstrip("-").isdigit() else value
+    return int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value
 
 
 def _coerce(value: str, inner: Shape) -> object:
@@ -213,6 +219,8 @@ def _coerce(value: str, inner: Shape) -> object:
 
 def suggestion(table: type[Table], key: str) -> str:
     """`(did you mean "x"?)` for a key that is close to a known one, or known in another table."""
+    if not table.model_fields:
+        return " (this version takes none in this table)"
     near = difflib.get_close_matches(key, table.model_fields, n=1, cutoff=0.6)
     if near:
         return f' (did you mean "{near[0]}"?)'

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,9 +40,21 @@ from proxy.config.values import (
     Text,
     Trusted,
     WebUrl,
+    slug,
     split_address,
     wrong,
 )
+
+
+def _later(value: object) -> object:
+    """Refuse what the design knows and this version cannot do, rather than ignore it."""
+    if value in _LATER or value is True:
+        remedy = f"use {_LATER.get(str(value), 'false, or leave the key out')}"
+        raise wrong(f"asks for {str(value).lower()}, which this version cannot do", remedy)
+    return value
+
+
+_LATER = {"queued": '"inline"', "rewrite": '"refuse" or "allow"'}
 
 Tls = Literal["none", "starttls", "implicit"]
 Auth = Literal["none", "optional", "required"]
@@ -163,6 +176,14 @@ def _similar(value: object) -> object:
     return {"products": value} if isinstance(value, list | tuple) else value
 
 
+def _comparable(group: SimilarGroup) -> SimilarGroup:
+    if len(set(group.products)) < 2:
+        raise wrong("names fewer than two products", "list all that are similar to each other")
+    for product in group.products:
+        slug(product)
+    return group
+
+
 class Sender(Table):
     """The legal entity on whose behalf mail goes. `lifetimes` maps a product slug to months."""
 
@@ -175,7 +196,9 @@ class Sender(Table):
     privacy_url: WebUrl | None = None
     colour: Annotated[StrictStr, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
     candidate_countries: tuple[Country, ...] = ()
-    similar: tuple[Annotated[SimilarGroup, BeforeValidator(_similar)], ...] = ()
+    similar: tuple[
+        Annotated[SimilarGroup, BeforeValidator(_similar), AfterValidator(_comparable)], ...
+    ] = ()
     lifetimes: FrozenCounts = Field(default={}, validate_default=True)
     feedback_id: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{5,15}$")] | None = None
 
@@ -193,9 +216,9 @@ class Stream(Table):
     mode: Mode = "enforce"
     list_id: Domain | None = None
     one_click: Literal["marketing", "stream"] = "marketing"
-    visible_recipients: Literal["refuse", "allow"] = "refuse"
+    visible_recipients: Annotated[Literal["refuse", "allow"], BeforeValidator(_later)] = "refuse"
     promotion: Literal["observe", "enforce"] = "observe"
-    delivery: Literal["inline"] = "inline"
+    delivery: Annotated[Literal["inline"], BeforeValidator(_later)] = "inline"
     partial: Partial = "accept-and-dsn"
     local_rules_met: Bool | None = None
     headers_8bit: Literal["pass", "refuse"] = "pass"
@@ -233,7 +256,7 @@ class Dkim(Table):
 class Delivery(Table):
     """How the reply relates to the attempt (`delivery.md`)."""
 
-    mode: Literal["inline"] = "inline"
+    mode: Annotated[Literal["inline"], BeforeValidator(_later)] = "inline"
     partial: Partial = "accept-and-dsn"
     dedupe_window: Duration = timedelta(days=5)
     expiry: Duration = timedelta(days=5)
@@ -245,7 +268,7 @@ class Feedback(Table):
     """`domain` takes mailto opt-outs and complaints; without it links are https only."""
 
     domain: Domain | None = None
-    verp: Literal[False] = False
+    verp: Annotated[Literal[False], BeforeValidator(_later)] = False
 
 
 class Limits(Table):
@@ -331,7 +354,10 @@ class Settings(Table):
         return self._streams.get(id_)
 
     def streams_of_domain(self, name: str) -> tuple[Stream, ...]:
-        """Streams that list this From domain (lower-case A-labels): all of one sender, or none."""
+        """Streams that list this domain (lower-case A-labels), in order, all of one sender.
+
+        Personal streams are among them; a domain alone never chooses one.
+        """
         return self._domains.get(name, ())
 
     def credential(self, username: str) -> Credential | None:

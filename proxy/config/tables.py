@@ -123,6 +123,7 @@ def parts(draft: Draft, sections: Sections) -> Parts:
         http=single("http"),
         delivery=single("delivery"),
         retention=single("retention"),
+        policy=single("policy"),
         sender_ids=written("senders"),
         stream_ids=written("streams"),
         counts=counts,

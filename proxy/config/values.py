@@ -168,7 +168,8 @@ def _id(value: str) -> str:
     return value
 
 
-def _slug(value: str) -> str:
+def slug(value: str) -> str:
+    """A product or topic as the control headers carry it (`message.md` 8)."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9/_.-]{0,63}", value):
         raise wrong(
             "is no slug",
@@ -226,7 +227,7 @@ HostPort = Annotated[str, BeforeValidator(_address)]
 Domain = Annotated[str, BeforeValidator(domain)]
 Country = Annotated[StrictStr, AfterValidator(_country)]
 Id = Annotated[StrictStr, AfterValidator(_id)]
-Slug = Annotated[StrictStr, AfterValidator(_slug)]
+Slug = Annotated[StrictStr, AfterValidator(slug)]
 BaseUrl = Annotated[StrictStr, AfterValidator(_base_url)]
 WebUrl = Annotated[StrictStr, AfterValidator(_web_url)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
