@@ -1,0 +1,394 @@
+"""The ledger in SQL: append events, read what is known of people, see whether something newer came.
+
+Plain functions on a raw connection; `group.py` decides when they run and in which transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    Text,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects.sqlite import insert
+
+from policy.events import FieldError, fields_of, type_of
+from policy.model import Complaint, Detail, Event, Objection, Scope
+from proxy.store import schema
+from proxy.store.codec import array, detail, instant, micros, to_json
+from proxy.store.model import Known, NewAttributes, NewEvent, Subject
+from proxy.store.schema import (
+    compiled,
+    each,
+    event,
+    inserting,
+    last_marketing,
+    recipient,
+    suppression,
+)
+
+# -- statements ------------------------------------------------------------------------------------
+
+_EVENT_COLUMNS = (
+    "uid",
+    "sender",
+    "exact",
+    "wide",
+    "type",
+    "at",
+    "recorded_at",
+    "evidence",
+    "fields",
+)
+_ADD_EVENT = compiled(
+    insert(event)
+    .values({name: bindparam(name) for name in _EVENT_COLUMNS})
+    .on_conflict_do_nothing(index_elements=["uid"])
+    .returning(event.c.id)
+)
+_ADD_SUPPRESSION = inserting(suppression, [c.name for c in suppression.columns])
+
+_o = suppression.alias("o")
+_IN_FORCE = compiled(
+    select(literal_column("1"))
+    .select_from(_o)
+    .where(
+        _o.c.exact == bindparam("exact"),
+        _o.c.sender == bindparam("sender"),
+        _o.c.wide == bindparam("wide"),
+        _o.c.type == bindparam("type"),
+        _o.c.scope == bindparam("scope"),
+        _o.c.topics == bindparam("topics"),
+        _o.c.stream.is_not_distinct_from(bindparam("stream")),
+        ~exists().where(
+            event.c.sender == _o.c.sender,
+            event.c.type == literal_column("'opt-in'"),
+            or_(event.c.exact == _o.c.exact, event.c.wide == _o.c.wide),
+            # "After" by ledger order or by its own time: when in doubt the click is recorded.
+            or_(event.c.id > _o.c.id, event.c.at > _o.c.at),
+        ),
+    )
+)
+
+_new_address = insert(schema.address).values(exact=bindparam("exact"), address=bindparam("address"))
+ADD_ADDRESS = compiled(_new_address.on_conflict_do_nothing(index_elements=["exact"]))
+
+_ATTRIBUTES = compiled(
+    select(recipient.c.attributes).where(
+        recipient.c.exact == bindparam("exact"), recipient.c.sender == bindparam("sender")
+    )
+)
+_new_attributes = insert(recipient).values(
+    {name: bindparam(name) for name in ("exact", "sender", "attributes")}
+)
+_SET_ATTRIBUTES = compiled(
+    _new_attributes.on_conflict_do_update(
+        index_elements=["exact", "sender"],
+        set_={"attributes": _new_attributes.excluded.attributes},
+    )
+)
+
+_new_mail = insert(last_marketing).values(
+    {name: bindparam(name) for name in ("exact", "sender", "at")}
+)
+MARK_MAIL = compiled(
+    _new_mail.on_conflict_do_update(
+        index_elements=["exact", "sender"],
+        set_={"at": func.max(last_marketing.c.at, _new_mail.excluded.at)},
+    )
+)
+
+_HIGH = compiled(select(func.coalesce(func.max(event.c.id), literal_column("0"))))
+_TOUCHED = compiled(
+    select(literal_column("1"))
+    .select_from(event)
+    .where(
+        event.c.id > bindparam("high"),
+        or_(event.c.wide.in_(each("wides")), event.c.exact.in_(each("exacts"))),
+    )
+)
+
+_EVENT, _SUPPRESSION, _ATTRIBUTE, _MAIL, _TOP = range(5)
+_none = literal_column("NULL", Text)
+
+
+def _lookup() -> schema.Query:
+    """ONE statement, so one snapshot of the database, for any number of subjects.
+
+    Blocking reaches over the widened key; the exact key is read as well, so that an entry stays
+    found when the rules of widening are changed later.
+    """
+    # Suppressions repeat the objections of the ledger and outlive their erasure.
+    opt_out = case(
+        (suppression.c.type == "complaint", func.json_object("via", suppression.c.via)),
+        else_=func.json_object(
+            "scope", suppression.c.scope,
+            "topics", func.json(suppression.c.topics),
+            "stream", suppression.c.stream,
+            "via", suppression.c.via,
+        ),
+    )  # fmt: skip
+    return compiled(
+        union_all(
+            select(
+                literal_column(str(_EVENT)), event.c.id, event.c.uid, event.c.sender, event.c.exact,
+                event.c.wide, event.c.type, event.c.at, event.c.recorded_at, event.c.evidence,
+                event.c.fields,
+            ).where(or_(event.c.wide.in_(each("wides")), event.c.exact.in_(each("exacts")))),
+            select(
+                literal_column(str(_SUPPRESSION)), suppression.c.id, suppression.c.uid,
+                suppression.c.sender, suppression.c.exact, suppression.c.wide, suppression.c.type,
+                suppression.c.at, suppression.c.recorded_at, literal_column("''"), opt_out,
+            ).where(
+                or_(suppression.c.wide.in_(each("wides")), suppression.c.exact.in_(each("exacts")))
+            ),
+            select(
+                literal_column(str(_ATTRIBUTE)), _none, _none, recipient.c.sender,
+                recipient.c.exact, *[_none] * 5, recipient.c.attributes,
+            ).where(recipient.c.exact.in_(each("exacts"))),
+            select(
+                literal_column(str(_MAIL)), _none, _none, last_marketing.c.sender,
+                last_marketing.c.exact, _none, _none, last_marketing.c.at, _none, _none, _none,
+            ).where(last_marketing.c.exact.in_(each("exacts"))),
+            select(
+                literal_column(str(_TOP)), func.max(event.c.id), *[_none] * 9,
+            ).select_from(event),
+        )
+    )  # fmt: skip
+
+
+_LOOKUP = _lookup()
+
+_earlier = event.alias("earlier")
+_SUBJECTS = compiled(
+    select(event.c.id, event.c.sender, event.c.exact, event.c.wide)
+    .where(
+        event.c.id > bindparam("after"),
+        ~exists().where(
+            and_(
+                _earlier.c.exact == event.c.exact,
+                _earlier.c.sender == event.c.sender,
+                _earlier.c.id < event.c.id,
+            )
+        ),
+    )
+    .order_by(event.c.id)
+    .limit(bindparam("limit"))
+)
+
+# -- append ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Opposed:
+    """The columns of a suppression that say what was objected to."""
+
+    scope: str
+    topics: str
+    stream: str | None
+    via: str | None
+
+
+def _opposed(detail_: Detail) -> _Opposed | None:
+    if isinstance(detail_, Objection):
+        return _Opposed(
+            detail_.scope.value,
+            to_json(sorted(set(detail_.topics))),
+            detail_.stream,
+            detail_.via.value if detail_.via else None,
+        )
+    if isinstance(detail_, Complaint):
+        return _Opposed(
+            Scope.MARKETING.value, "[]", None, detail_.via.value if detail_.via else None
+        )
+    return None
+
+
+class Append:
+    """Events and attributes of one call, encoded before the write lock is taken."""
+
+    name = "append"
+    rank = 0  # blocking events come first in a group
+
+    def __init__(self, events: Sequence[NewEvent], attributes: Sequence[NewAttributes]) -> None:
+        self.rows = len(events) + len(attributes)
+        self._events = [
+            (e, type_of(e.detail), to_json(fields_of(e.detail)), _opposed(e.detail)) for e in events
+        ]
+        self._attributes = [(a, micros(a.at), to_json(dict(a.values))) for a in attributes]
+
+    def run(self, db: sqlite3.Connection) -> list[bool]:
+        """For each event whether it was new."""
+        new = [self._add(db, *entry) for entry in self._events]
+        for attributes, at, values in self._attributes:
+            _merge(db, attributes, at, orjson.loads(values))
+        return new
+
+    def _add(
+        self, db: sqlite3.Connection, e: NewEvent, type_: str, fields: str, opposed: _Opposed | None
+    ) -> bool:
+        who = e.subject
+        if e.unless_in_force and opposed is not None:
+            held = db.execute(
+                *_IN_FORCE(
+                    exact=who.exact, sender=who.sender, wide=who.wide, type=type_,
+                    scope=opposed.scope, topics=opposed.topics, stream=opposed.stream,
+                )
+            ).fetchone()  # fmt: skip
+            if held is not None:
+                return False
+        at, recorded_at = micros(e.at), micros(e.recorded_at)
+        added = db.execute(
+            _ADD_EVENT.sql,
+            (e.uid, who.sender, who.exact, who.wide, type_, at, recorded_at, e.evidence, fields),
+        ).fetchone()
+        if e.address:
+            db.execute(ADD_ADDRESS.sql, (who.exact, e.address))
+        if added is None:
+            return False
+        if opposed is not None:
+            db.execute(
+                _ADD_SUPPRESSION.sql,
+                (
+                    added[0], e.uid, who.sender, who.exact, who.wide, type_,
+                    opposed.scope, opposed.topics, opposed.stream, opposed.via, at, recorded_at,
+                ),
+            )  # fmt: skip
+        return True
+
+
+def _merge(db: sqlite3.Connection, new: NewAttributes, at: int, values: dict[str, Any]) -> None:
+    """Key by key the value with the latest `at` wins; on a tie the later written."""
+    who = new.subject
+    row = db.execute(*_ATTRIBUTES(exact=who.exact, sender=who.sender)).fetchone()
+    held: dict[str, list[Any]] = orjson.loads(row[0]) if row else {}
+    for key, value in values.items():
+        if key not in held or held[key][1] <= at:
+            held[key] = [value, at]
+    db.execute(_SET_ATTRIBUTES.sql, (who.exact, who.sender, to_json(held)))
+    if new.address:
+        db.execute(ADD_ADDRESS.sql, (who.exact, new.address))
+
+
+# -- read ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    id: int
+    uid: str
+    sender: str
+    exact: str
+    wide: str
+    at: int
+    recorded_at: int
+    evidence: str
+    detail: Detail
+
+    def seen_by(self, subject: Subject) -> Event:
+        return Event(
+            at=instant(self.at),
+            recorded_at=instant(self.recorded_at),
+            sender=self.sender,
+            detail=self.detail,
+            evidence=self.evidence,
+            uid=self.uid,
+            exact=self.exact == subject.exact,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What one statement saw. `unreadable`: keys with an entry that this version cannot decode."""
+
+    high: int
+    known: dict[Subject, Known]
+    unreadable: frozenset[str]
+
+
+def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
+    """What is known of all `subjects`, in one statement."""
+    rows = db.execute(
+        *_LOOKUP(wides=array({s.wide for s in subjects}), exacts=array({s.exact for s in subjects}))
+    ).fetchall()
+    high = 0
+    entries: dict[int, _Entry] = {}
+    attributes: dict[tuple[str, str], dict[str, object]] = {}
+    mails: dict[tuple[str, str], int] = {}
+    unreadable: set[str] = set()
+    for kind, id_, uid, sender, exact, wide, type_, at, recorded_at, evidence, fields in rows:
+        if kind == _TOP:
+            high = id_ or 0
+        elif kind == _MAIL:
+            mails[sender, exact] = at
+        elif kind == _ATTRIBUTE:
+            held = orjson.loads(fields)
+            attributes[sender, exact] = {k: v for k, (v, _) in held.items() if v is not None}
+        elif kind == _EVENT or id_ not in entries:
+            try:
+                entries[id_] = _Entry(
+                    id_, uid, sender, exact, wide, at, recorded_at, evidence,
+                    detail(type_, fields if kind == _EVENT else _without_nulls(fields)),
+                )  # fmt: skip
+            except FieldError:
+                unreadable |= {exact, wide}
+    by_wide: defaultdict[str, list[_Entry]] = defaultdict(list)
+    by_exact: defaultdict[str, list[_Entry]] = defaultdict(list)
+    for entry in entries.values():
+        by_wide[entry.wide].append(entry)
+        by_exact[entry.exact].append(entry)
+    known = {}
+    for s in subjects:
+        mine = {e.id: e for e in chain(by_wide.get(s.wide, ()), by_exact.get(s.exact, ()))}
+        mail = mails.get((s.sender, s.exact))
+        known[s] = Known(
+            events=tuple(mine[i].seen_by(s) for i in sorted(mine)),
+            attributes=attributes.get((s.sender, s.exact), {}),
+            last_marketing_at=instant(mail) if mail is not None else None,
+        )
+    return Read(high, known, frozenset(unreadable))
+
+
+def _without_nulls(fields: str) -> str:
+    return to_json({k: v for k, v in orjson.loads(fields).items() if v is not None})
+
+
+def touched(db: sqlite3.Connection, high: int, subjects: Iterable[Subject]) -> bool:
+    """Whether an event above `high` touches one of `subjects`.
+
+    Ids are in commit order, because SQLite has one write lock for all processes: what a reader at
+    `high` did not see has a higher id.
+    """
+    (top,) = db.execute(_HIGH.sql).fetchone()
+    if top <= high:
+        return False
+    subjects = list(subjects)
+    found = db.execute(
+        *_TOUCHED(
+            high=high,
+            wides=array({s.wide for s in subjects}),
+            exacts=array({s.exact for s in subjects}),
+        )
+    )
+    return found.fetchone() is not None
+
+
+def pairs(db: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, Subject]]:
+    """Distinct (sender, address) pairs by the id of their first event."""
+    rows = db.execute(*_SUBJECTS(after=after, limit=limit)).fetchall()
+    return [(id_, Subject(sender, exact, wide)) for id_, sender, exact, wide in rows]

@@ -1,0 +1,335 @@
+"""The store on SQLite: a writer with group commit, a reader for batched lookups, one for pages.
+
+Write-ahead log, `synchronous=FULL`: when an awaitable of this store returns, its rows are on disk.
+One process owns the outbox (`owner=True`); others may append and read while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from proxy.errors import StoreDown, StoreError, StoreUnavailable
+from proxy.store import ledger, migrate
+from proxy.store.codec import micros
+from proxy.store.connection import Connection, trouble
+from proxy.store.group import Batcher, Operation, Refused, commit
+from proxy.store.journal import Claim, Owner, Reclaim, Record, Recover, entries
+from proxy.store.model import (
+    Intake,
+    IntakeResult,
+    JournalEntry,
+    NewAttributes,
+    NewEvent,
+    Outcome,
+    Reattempt,
+    Snapshot,
+    Subject,
+)
+
+T = TypeVar("T")
+
+#: Operations per transaction at most: bounds how long the write lock is held.
+MAX_GROUP = 512
+
+#: Pause before results that could not be written are tried again, in seconds.
+_RETRY_PAUSE = 0.5
+
+
+class StoreEvents(Protocol):
+    """What the store tells telemetry. Seconds are wall seconds."""
+
+    def commit(self, rows: int, seconds: float) -> None:
+        """A group was committed: rows asked for, and how long the whole group took."""
+        ...
+
+    def lookup(self, subjects: int, seconds: float) -> None:
+        """A batch was read in one statement."""
+        ...
+
+    def store_error(self, operation: str) -> None:
+        """An operation failed for good or for now."""
+        ...
+
+
+class _Silent:
+    def commit(self, rows: int, seconds: float) -> None:
+        """Count nothing."""
+
+    def lookup(self, subjects: int, seconds: float) -> None:
+        """Count nothing."""
+
+    def store_error(self, operation: str) -> None:
+        """Count nothing."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def open_sqlite(
+    path: Path,
+    *,
+    instance: str,
+    owner: bool,
+    telemetry: StoreEvents | None = None,
+    create: bool = False,
+    check: bool = False,
+    max_group: int = MAX_GROUP,
+    clock: Callable[[], datetime] = _now,
+) -> SqliteStore:
+    """Open the database at `path`, bringing its schema up to date first.
+
+    `owner` takes a new epoch of `instance` and may claim; `recover` then ends what older epochs
+    left open. `create` makes a missing database; without it a missing one is an error, because an
+    empty suppression list must never appear by accident. `check` reads every page first (slow).
+    `max_group` bounds the operations of one transaction. Raises `StoreUnavailable`, or `StoreDown`
+    for a damaged or foreign file.
+    """
+    opened: list[Connection] = []
+    try:
+        await asyncio.to_thread(migrate.prepare, path, create=create, check=check)
+        writer = await Connection.open(path, read_only=False)
+        opened.append(writer)
+        for _ in range(2):
+            opened.append(await Connection.open(path, read_only=True))
+        who = None
+        if owner:
+            who = await writer.run(partial(_new_epoch, instance=instance, at=micros(clock())))
+    except BaseException as error:
+        for connection in opened:
+            await connection.close()
+        if isinstance(error, StoreError) or not isinstance(error, Exception):
+            raise
+        raise trouble(error) or StoreUnavailable(f"{path}: {error}") from error
+    return SqliteStore(
+        path,
+        writer,
+        lookups=opened[1],
+        pages=opened[2],
+        owner=who,
+        telemetry=telemetry or _Silent(),
+        max_group=max_group,
+        clock=clock,
+    )
+
+
+def _new_epoch(db: sqlite3.Connection, *, instance: str, at: int) -> Owner:
+    row = db.execute(
+        "INSERT INTO instance (id, epoch, opened_at) VALUES (?, 1, ?) ON CONFLICT (id)"
+        " DO UPDATE SET epoch = epoch + 1, opened_at = excluded.opened_at RETURNING epoch",
+        (instance, at),
+    ).fetchall()
+    return Owner(instance, row[0][0])
+
+
+class SqliteStore:
+    """`model.Store` on one SQLite file; made by `open_sqlite`."""
+
+    def __init__(
+        self,
+        path: Path,
+        writer: Connection,
+        *,
+        lookups: Connection,
+        pages: Connection,
+        owner: Owner | None,
+        telemetry: StoreEvents,
+        max_group: int,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._path = path
+        self._identity = _identity(path)
+        self._writer = writer
+        self._reader = lookups
+        self._pages = pages
+        self._owner = owner
+        self._telemetry = telemetry
+        self._clock = clock
+        self._writes: Batcher[Operation, Any] = Batcher(self._commit, limit=max_group)
+        self._reads: Batcher[Sequence[Subject], Snapshot] = Batcher(self._read, limit=max_group)
+        self._kept: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    # -- ledger ----------------------------------------------------------------------------------
+
+    async def lookup(self, subjects: Sequence[Subject]) -> Snapshot:
+        """See `Store.lookup`. Calls that arrive while a statement runs share the next one."""
+        return await self._reads.hand_in(subjects)
+
+    async def append(
+        self, events: Sequence[NewEvent], attributes: Sequence[NewAttributes] = ()
+    ) -> list[bool]:
+        """See `Store.append`."""
+        new: list[bool] = await self._writes.hand_in(ledger.Append(events, attributes))
+        return new
+
+    async def subjects(self, *, after: int, limit: int) -> list[tuple[int, Subject]]:
+        """See `Store.subjects`; the id is that of the pair's first event."""
+        return await self._page(lambda db: ledger.pairs(db, after, limit))
+
+    # -- journal ---------------------------------------------------------------------------------
+
+    async def claim(self, intake: Intake) -> IntakeResult:
+        """See `Store.claim`. Copy keys and numbers are distinct in an intake (`ValueError`)."""
+        result: IntakeResult = await self._writes.hand_in(Claim(intake, self._own()))
+        return result
+
+    async def reclaim(self, rows: Sequence[Reattempt], *, high: int, at: datetime) -> IntakeResult:
+        """See `Store.reclaim`. `BUSY`: the attempt is no longer this process's; send nothing."""
+        operation = Reclaim(rows, high, at, self._own())
+        result: IntakeResult = await self._writes.hand_in(operation)
+        return result
+
+    async def record(self, outcomes: Sequence[Outcome]) -> None:
+        """See `Store.record`."""
+        await self._writes.hand_in(Record(outcomes))
+
+    def record_later(self, outcomes: Sequence[Outcome]) -> None:
+        """See `Store.record_later`. Handed in at once: a claim made after it sees the result."""
+        operation = Record(outcomes)
+        task = asyncio.create_task(self._keep(operation, self._writes.hand_in(operation)))
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+
+    async def journal(
+        self, *, ref: str = "", exact: str = "", limit: int = 1000
+    ) -> list[JournalEntry]:
+        """See `Store.journal`: oldest first for a `ref`, newest first for an `exact` key."""
+        return await self._page(lambda db: entries(db, ref, exact, limit))
+
+    async def recover(self) -> int:
+        """See `Store.recover`."""
+        ended: int = await self._writes.hand_in(Recover(self._own(), self._clock()))
+        return ended
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """Read, and commit a row, so that a full or read-only disk shows."""
+        await self._writes.hand_in(_Ping(micros(self._clock())))
+        await self.lookup([])
+
+    async def close(self) -> None:
+        """Write what waits, then close; the last to close folds the log into the database."""
+        self._closing.set()
+        if self._kept:
+            await asyncio.wait(set(self._kept))
+        await self._writes.idle()
+        await self._reads.idle()
+        closed = StoreUnavailable("the store is closed")
+        self._writes.stop(closed)
+        self._reads.stop(closed)
+        for connection in (self._pages, self._reader, self._writer):
+            await connection.close()
+
+    def _own(self) -> Owner:
+        if self._owner is None:
+            raise ValueError("only the process that owns the outbox (owner=True) claims")
+        return self._owner
+
+    async def _commit(self, operations: list[Operation]) -> Sequence[Any]:
+        began = time.perf_counter()
+        results, commits = await self._writer.run(partial(self._in_place, operations))
+        if commits:
+            rows = sum(operation.rows for operation in operations)
+            self._telemetry.commit(rows, time.perf_counter() - began)
+        for operation, result in zip(operations, results, strict=True):
+            if isinstance(result, StoreError):
+                self._failed(operation.name, result)
+        return results
+
+    def _in_place(
+        self, operations: list[Operation], db: sqlite3.Connection
+    ) -> tuple[Sequence[Any], int]:
+        # A file deleted or replaced under us would take opt-outs that no other process sees.
+        if _identity(self._path) != self._identity:
+            return [StoreDown(f"{self._path} was removed or replaced")] * len(operations), 0
+        return commit(db, operations)
+
+    async def _read(self, asked: list[Sequence[Subject]]) -> Sequence[Snapshot | StoreError]:
+        began = time.perf_counter()
+        subjects = {subject for some in asked for subject in some}
+        try:
+            seen = await self._reader.run(lambda db: ledger.read(db, subjects))
+        except Exception as error:
+            failed = trouble(error) or StoreUnavailable(f"lookup: {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            self._failed("lookup", failed)
+            return [failed] * len(asked)
+        self._telemetry.lookup(len(subjects), time.perf_counter() - began)
+        return [self._snapshot(seen, some) for some in asked]
+
+    def _snapshot(self, seen: ledger.Read, asked: Sequence[Subject]) -> Snapshot | StoreError:
+        if seen.unreadable and any(
+            s.exact in seen.unreadable or s.wide in seen.unreadable for s in asked
+        ):
+            self._telemetry.store_error("lookup")
+            return Refused("a ledger entry cannot be read by this version")
+        return Snapshot(seen.high, {s: seen.known[s] for s in asked})
+
+    async def _page(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._reads.fatal is not None:
+            raise type(self._reads.fatal)(*self._reads.fatal.args)
+        try:
+            return await self._pages.run(work)
+        except Exception as error:
+            failed = trouble(error) or StoreUnavailable(f"read: {type(error).__name__}: {error}")
+            self._failed("read", failed)
+            raise failed from error
+
+    def _failed(self, operation: str, why: StoreError) -> None:
+        self._telemetry.store_error(operation)
+        if isinstance(why, StoreDown):
+            # Whatever it was, it is not tried again: a second fsync could report what the first
+            # lost.
+            self._writes.stop(why)
+            self._reads.stop(why)
+
+    async def _keep(self, operation: Record, first: asyncio.Future[Any]) -> None:
+        """Hold results that could not be written, and hand them in again until they are."""
+        written = first
+        while True:
+            try:
+                await written
+            except (Refused, StoreDown):
+                return
+            except StoreUnavailable:
+                if self._closing.is_set():
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), _RETRY_PAUSE)
+                written = self._writes.hand_in(operation)
+            else:
+                return
+
+
+class _Ping:
+    name = "ping"
+    rank = 3
+    rows = 0
+
+    def __init__(self, at: int) -> None:
+        self._at = str(at)
+
+    def run(self, db: sqlite3.Connection) -> None:
+        db.execute(
+            "INSERT INTO meta (key, value) VALUES ('ping', ?) ON CONFLICT (key)"
+            " DO UPDATE SET value = excluded.value",
+            (self._at,),
+        )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
