@@ -12,9 +12,11 @@ from policy.address import Address
 class Submitter:
     """The client of one SMTP session.
 
-    `network` is the trusted network (CIDR, as configured) that the peer's address lies in, "" for none;
-    `credential` the authenticated user name, "" for none. One of the two is set for every client that may
-    relay. `listener` is the listener's configured address. `protocol` is the RFC 3848 keyword.
+    `network` is the trusted network (CIDR, as configured) that the peer's address lies in, "" for
+    none;
+    `credential` the authenticated user name, "" for none. One of the two is set for every client
+    that may relay. `listener` is the listener's configured address. `protocol` is the RFC 3848
+    keyword.
     """
 
     listener: str
@@ -40,8 +42,8 @@ class Submitter:
 class Envelope:
     """One mail transaction as the client gave it (RFC 5321 3.3).
 
-    `mail_from` is None for the null reverse-path. `body_8bit` is BODY=8BITMIME, `smtputf8` RFC 6531.
-    `ref` names the transaction in replies, journal and log.
+    `mail_from` is None for the null reverse-path. `body_8bit` is BODY=8BITMIME, `smtputf8` RFC
+    6531. `ref` names the transaction in replies, journal and log.
     """
 
     submitter: Submitter

@@ -11,8 +11,8 @@
     |- TokenError           a token that is not ours, or damaged
     '- KeysError            the key file is missing, unreadable or malformed
 
-A *block* is a value (`policy.model.Decision`), never an exception. What the peer hears and what is logged
-are different things: `str(error)` is for the log.
+A *block* is a value (`policy.model.Decision`), never an exception. What the peer hears and what is
+logged are different things: `str(error)` is for the log.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreDown(StoreError):
-    """The store lost data or may have: it answers nothing until restart (fsync is never retried)."""
+    """The store lost data or may have: nothing until restart (fsync is never retried)."""
 
 
 class UpstreamUnavailable(SluisError):

@@ -1,7 +1,7 @@
 """SMTP replies as values, and the table of those that the product gives.
 
-One reply is one ASCII line with an enhanced status code (RFC 3463, RFC 2034). Text that came from a client
-or an upstream passes `printable`, so that nothing can inject a second reply.
+One reply is one ASCII line with an enhanced status code (RFC 3463, RFC 2034). Text that came from a
+client or an upstream passes `printable`, so that nothing can inject a second reply.
 """
 
 from __future__ import annotations

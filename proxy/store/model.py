@@ -1,8 +1,10 @@
-"""What the store takes and gives: the words of `delivery.md` as frozen values, and the `Store` protocol.
+"""What the store takes and gives: the words of `delivery.md` as frozen values, and the `Store`
+protocol.
 
-A recipient appears under two keyed pseudonyms (HMAC, 32 hex digits): `exact`, on which permission rests, and
-`wide`, the widened key, on which blocking rests. The address itself stands in one table that can be erased.
-Times are aware UTC datetimes here and integers (microseconds since the epoch) in the database.
+A recipient appears under two keyed pseudonyms (HMAC, 32 hex digits): `exact`, on which permission
+rests, and `wide`, the widened key, on which blocking rests. The address itself stands in one table
+that can be erased. Times are aware UTC datetimes here and integers (microseconds since the epoch)
+in the database.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ class Subject:
 class Known:
     """What the ledger and the journal know of one subject.
 
-    `events` are those of *all* senders that match the widened key, `Event.exact` telling which match the
-    exact one. `attributes` are the recipient's columns (country, kind, ...) as imported for this sender.
+    `events` are those of *all* senders that match the widened key, `Event.exact` telling which
+    match the exact one. `attributes` are the recipient's columns (country, kind, ...) as imported
+    for this sender.
     """
 
     events: tuple[Event, ...] = ()
@@ -40,7 +43,8 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One consistent read. `high` is the highest ledger id it saw; commits are validated against it."""
+    """One consistent read. `high` is the highest ledger id it saw; commits are validated against
+    it."""
 
     high: int
     known: Mapping[Subject, Known]
@@ -51,8 +55,8 @@ class NewEvent:
     """A ledger entry to append.
 
     `uid` makes the append idempotent. `address` is stored in the erasable table ("" = not).
-    `unless_in_force`: skip when the same objection already holds and no opt-in came after it, so that a
-    repeated click adds nothing, while a click after a new opt-in counts.
+    `unless_in_force`: skip when the same objection already holds and no opt-in came after it, so
+    that a repeated click adds nothing, while a click after a new opt-in counts.
     """
 
     uid: str
@@ -92,8 +96,9 @@ class State(StrEnum):
 class Submission:
     """One end-of-data, or one refusal at RCPT (`content_hash` "" then).
 
-    `submitter` is `Submitter.identity`; `content_hash` SHA-256 (hex) of the content without leading Received
-    fields; `class_source` which input chose the stream; `forward` the opt-out URI that ours replaced.
+    `submitter` is `Submitter.identity`; `content_hash` SHA-256 (hex) of the content without leading
+    Received fields; `class_source` which input chose the stream; `forward` the opt-out URI that
+    ours replaced.
     """
 
     ref: str
@@ -120,10 +125,12 @@ class Submission:
 class NewRow:
     """One recipient of a submission with its decision.
 
-    `copy` numbers the distinct copy within the submission (1-based), `copy_key` is the "same copy" hash
-    (random where there is no Message-ID). `state` is `attempting`, `blocked` or `returned` (deferred).
-    `facts` is the canonical JSON of the facts used, kept for explanation and back-tests; no address in it.
-    `marketing` rows update the subject's last marketing mail when they end `relayed`.
+    `copy` numbers the distinct copy within the submission (1-based), `copy_key` is the "same copy"
+    hash
+    (random where there is no Message-ID). `state` is `attempting`, `blocked` or `returned`
+    (deferred). `facts` is the canonical JSON of the facts used, kept for explanation and
+    back-tests; no address in it. `marketing` rows update the subject's last marketing mail when
+    they end `relayed`.
     """
 
     n: int
@@ -142,8 +149,9 @@ class NewRow:
 class Intake:
     """Commit C1 of one submission: dedupe, validation against newer events, decisions, attempts.
 
-    `high` is the snapshot's; an event above it that touches one of the rows makes the result `stale`.
-    `dedupe_from`: rows whose last attempt is older than this are no longer "the same copy".
+    `high` is the snapshot's; an event above it that touches one of the rows makes the result
+    `stale`. `dedupe_from`: rows whose last attempt is older than this are no longer "the same
+    copy".
     """
 
     submission: Submission
@@ -162,12 +170,13 @@ class Fate(StrEnum):
     QUEUED = "queued"        # owed by an earlier submission: 250 queued with its ref
     IN_FLIGHT = "in-flight"  # live in this process: join it
     BUSY = "busy"            # live in another process: 451 4.4.5
-    SKIPPED = "skipped"      # not claimed because another row of the submission is in flight or busy
+    SKIPPED = "skipped"      # not claimed because another row is in flight or busy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFate:
-    """`row` and `attempt` are set for claimed rows; `ref` and `reply` are those of the first outcome."""
+    """`row` and `attempt` are set for claimed rows; `ref` and `reply` are those of the first
+    outcome."""
 
     n: int
     fate: Fate
@@ -209,7 +218,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reattempt:
-    """A claimed row whose dot was not written in time: end that attempt as unsent, decide and claim again."""
+    """A claimed row whose dot was not written in time: end that attempt as unsent, decide and claim
+    again."""
 
     row: int
     attempt: int
@@ -261,7 +271,8 @@ class Store(Protocol):
     async def append(
         self, events: Sequence[NewEvent], attributes: Sequence[NewAttributes] = ()
     ) -> list[bool]:
-        """Append in one commit; for each event whether it was new. Blocking events go first in a group."""
+        """Append in one commit; for each event whether it was new. Blocking events go first in a
+        group."""
         ...
 
     async def claim(self, intake: Intake) -> IntakeResult:
@@ -280,7 +291,9 @@ class Store(Protocol):
         """Commit C2 with the next group, not awaited; kept and retried on store trouble."""
         ...
 
-    async def journal(self, *, ref: str = "", exact: str = "", limit: int = 1000) -> list[JournalEntry]:
+    async def journal(
+        self, *, ref: str = "", exact: str = "", limit: int = 1000
+    ) -> list[JournalEntry]:
         """Rows of one submission, or the newest rows of one exact key."""
         ...
 

@@ -1,0 +1,285 @@
+"""The composition root: builds each part once, in the order that keeps the promises, and takes them
+down again.
+
+Start: lock, keys, store with its recovery, packs, then listeners; nothing listens before the store
+has recovered. Stop: no new connections, data in progress finished, outcomes flushed, then the store
+is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from policy.pack import Packs
+from proxy import log
+from proxy.census import Census
+from proxy.config import Settings
+from proxy.delivery.upstream import Pool
+from proxy.errors import ConfigError, StoreError, StoreUnavailable
+from proxy.gate import Gate
+from proxy.keys import Keys, load_keys
+from proxy.packs import load_packs
+from proxy.smtp.server import RunningListener, serve_listener
+from proxy.store.instance import InstanceLock, instance_id, prepare
+from proxy.store.model import Store
+from proxy.store.sqlite import open_sqlite
+from proxy.telemetry import Telemetry
+from proxy.web.admin import admin_app
+from proxy.web.public import public_app
+from proxy.web.server import HttpServer
+
+#: Seconds between two looks at what `/readyz` reports.
+_PULSE = 5.0
+
+#: Seconds between two counts of the living bases, which reads the whole ledger.
+_CENSUS = 3600.0
+
+
+def utc_now() -> datetime:
+    """The product's one clock for things that are recorded."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class Health:
+    """What `/readyz` says. Ready while any stream can be served; `degraded` names what cannot."""
+
+    data_dir: Path
+    started: bool = False
+    draining: bool = False
+    degraded: set[str] = field(default_factory=set)
+
+    def ready(self) -> tuple[bool, dict[str, object]]:
+        """Whether traffic may come, and why not or what is impaired."""
+        if not self.started:
+            return False, {"status": "starting"}
+        if self.draining:
+            return False, {"status": "draining"}
+        if "data_dir" in self.degraded or "store" in self.degraded:
+            return False, {"status": "unavailable", "degraded": sorted(self.degraded)}
+        return True, {"status": "ready", "degraded": sorted(self.degraded)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A Sluis that serves. Ports are the bound ones (a configured port 0 lets the system
+    choose)."""
+
+    settings: Settings
+    keys: Keys
+    store: Store
+    packs: Packs
+    telemetry: Telemetry
+    gate: Gate
+    health: Health
+    smtp_ports: tuple[int, ...]
+    public_port: int
+    admin_port: int
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Create `data_dir`, readable by us alone. Raises `ConfigError` with the remedy."""
+    try:
+        prepare(settings.server.data_dir)
+    except StoreUnavailable as error:
+        raise ConfigError(
+            [f"{settings.source}: server.data_dir: {error}; give it to the user that runs sluis"]
+        ) from error
+
+
+def may_create_store(settings: Settings) -> bool:
+    """Whether a missing database may be made: only where no relay ever ran on this `data_dir`.
+
+    Later a missing one is a lost one, and an empty suppression list must never appear by accident.
+    """
+    return not (settings.server.data_dir / "instance").exists()
+
+
+def keys_path(settings: Settings) -> Path:
+    """Where the key file lies."""
+    return settings.http.keys_file or settings.server.data_dir / "keys"
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, *, clock: Callable[[], datetime] = utc_now
+) -> AsyncIterator[Running]:
+    """Serve until the block ends, then drain. Raises `SluisError` when a part cannot start."""
+    make_data_dir(settings)
+    data_dir = settings.server.data_dir
+    telemetry = Telemetry(settings)
+    health = Health(data_dir)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(InstanceLock.acquire(data_dir))
+        create = may_create_store(settings)
+        keys = load_keys(keys_path(settings), create=settings.http.keys_file is None)
+        packs = load_packs(settings.policy.packs_dir)
+        telemetry.packs(packs)
+        for pack in packs:
+            log.pack_loaded(pack=pack.id, version=pack.version, digest=pack.digest)
+
+        admin = HttpServer(admin_app(telemetry, health), _bind(settings, "http.admin"))
+        await admin.start()
+        stack.push_async_callback(admin.stop)
+
+        instance = instance_id(data_dir)
+        store = await open_sqlite(
+            settings.store.sqlite_path(data_dir),
+            instance=instance,
+            owner=True,
+            create=create,
+            telemetry=telemetry,
+        )
+        stack.push_async_callback(store.close)
+        recovered = await store.recover()
+
+        pool = Pool(settings.upstreams, hostname=settings.server.hostname, telemetry=telemetry)
+        stack.push_async_callback(pool.close)
+        gate = Gate(
+            settings=settings,
+            keys=keys,
+            store=store,
+            packs=packs,
+            pool=pool,
+            telemetry=telemetry,
+            instance=f"i{instance[:6]}",
+            clock=clock,
+        )
+
+        public = HttpServer(
+            public_app(settings, keys, store, telemetry, clock=clock),
+            _bind(settings, "http.public"),
+        )
+        await public.start()
+        stack.push_async_callback(public.stop)
+
+        listeners = [
+            await serve_listener(listener, settings, gate, telemetry, clock=clock)
+            for listener in settings.listeners
+        ]
+        census = Census(settings, keys=keys, store=store, packs=packs, telemetry=telemetry)
+        background = [
+            asyncio.create_task(_pulse(health, store, pool, telemetry)),
+            asyncio.create_task(census.every(_CENSUS, clock)),
+        ]
+        health.started = True
+        log.server_started(
+            listeners=[f"{x.host}:{x.port}" for x in listeners],
+            public=public.port,
+            admin=admin.port,
+            recovered=recovered,
+        )
+        try:
+            yield Running(
+                settings=settings,
+                keys=keys,
+                store=store,
+                packs=packs,
+                telemetry=telemetry,
+                gate=gate,
+                health=health,
+                smtp_ports=tuple(x.port for x in listeners),
+                public_port=public.port,
+                admin_port=admin.port,
+            )
+        finally:
+            health.draining = True
+            await _drain(listeners, gate, settings.server.drain_timeout.total_seconds())
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            log.server_stopped()
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)  # asked twice: recovery at the next start ends what was in progress
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    async with running(settings):
+        _notify_systemd()
+        await stop.wait()
+
+
+async def _drain(listeners: list[RunningListener], gate: Gate, seconds: float) -> None:
+    """Finish what is in progress within the deadline; what is left is ended by the next
+    recovery."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*(listener.drain(seconds) for listener in listeners))
+            await gate.drain()
+    for listener in listeners:
+        listener.close()
+
+
+async def _pulse(health: Health, store: Store, pool: Pool, telemetry: Telemetry) -> None:
+    """Look at the surroundings every few seconds, and measure how late the loop is."""
+    loop = asyncio.get_running_loop()
+    while True:
+        degraded: set[str] = set()
+        try:
+            await store.ping()
+        except StoreError:
+            degraded.add("store")
+        if not await asyncio.to_thread(_writable, health.data_dir):
+            degraded.add("data_dir")
+        up = pool.up()
+        degraded |= {f"upstream {name}" for name, is_up in up.items() if not is_up}
+        health.degraded = degraded
+        due = loop.time() + _PULSE
+        await asyncio.sleep(_PULSE)
+        telemetry.loop_lag(max(0.0, loop.time() - due))
+
+
+def _writable(path: Path) -> bool:
+    probe = path / ".writable"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _bind(settings: Settings, key: str) -> socket.socket:
+    """The bound socket of one HTTP address; raises `ConfigError` naming the key."""
+    address = settings.http.public if key == "http.public" else settings.http.admin
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio sets TCP_NODELAY only where it is (performance.md 3).
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, int(port)))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            [f"{settings.source}: {key}: cannot listen on {address}: {error.strerror}"]
+        ) from error
+    return bound
+
+
+def _notify_systemd() -> None:
+    """Tell systemd that we are ready (sd_notify), where it asked to be told."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
+        channel.sendto(b"READY=1", "\0" + path[1:] if path.startswith("@") else path)

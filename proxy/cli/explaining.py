@@ -1,0 +1,158 @@
+"""`sluis explain`: the decision for one address, by the same facts and engine as SMTP."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import typer
+from policy.explain import explain, remedy
+
+from policy.address import Address, AddressError, parse
+from policy.engine import decide
+from policy.model import Decision
+from proxy.app import utc_now
+from proxy.cli.ledger import Ledger, open_ledger
+from proxy.config import Settings, Stream
+from proxy.facts import assumed_message, facts_for, recipient_facts, sender_facts
+from proxy.packs import load_packs
+from proxy.store.model import Known
+
+LANGUAGES = ("en", "nl")
+
+
+def run(
+    address: str,
+    *,
+    config: Path | None,
+    stream: str,
+    products: tuple[str, ...],
+    at: str | None,
+    language: str,
+    json: bool,
+) -> int:
+    """Print the decision; 0 when the mail may be sent, 1 when not."""
+    if language not in LANGUAGES:
+        raise typer.BadParameter("en or nl", param_hint="--lang")
+    moment = parse_time(at, "--at") if at else None
+    return asyncio.run(_explain(address, config, stream, products, moment, language, json))
+
+
+async def _explain(
+    address: str,
+    config: Path | None,
+    stream_id: str,
+    products: tuple[str, ...],
+    moment: datetime | None,
+    language: str,
+    json: bool,
+) -> int:
+    async with open_ledger(config) as ledger:
+        stream = stream_of(ledger.settings, stream_id)
+        who = address_of(address, ledger.settings)
+        decision = await decide_now(ledger, stream, who, products, moment)
+    if json:
+        typer.echo(orjson.dumps(decision_json(decision, language), default=str).decode())
+    else:
+        typer.echo(explain(decision, language, at=moment or utc_now()))
+    return 0 if decision.allowed else 1
+
+
+async def decide_now(
+    ledger: Ledger,
+    stream: Stream,
+    address: Address,
+    products: tuple[str, ...] = (),
+    moment: datetime | None = None,
+) -> Decision:
+    """The decision on a mail that meets every duty; with `moment`, as it would have been then."""
+    subject = ledger.keys.subject(stream.sender, address)
+    known = (await ledger.store.lookup([subject])).known[subject]
+    if moment is not None:
+        known = replace(known, events=tuple(e for e in known.events if e.recorded_at <= moment))
+    return decide_for(ledger.settings, stream, address, known, moment or utc_now(), products)
+
+
+def decide_for(
+    settings: Settings,
+    stream: Stream,
+    address: Address,
+    known: Known,
+    at: datetime,
+    products: tuple[str, ...] = (),
+) -> Decision:
+    """Facts and engine as in the gate, with the counterfactual."""
+    facts = facts_for(
+        at=at,
+        sender=sender_facts(settings.sender(stream.sender)),
+        recipient=recipient_facts(address, known, stream),
+        message=assumed_message(stream, products),
+        known=known,
+    )
+    return decide(facts, load_packs(settings.policy.packs_dir), counterfactual=True)
+
+
+def decision_json(decision: Decision, language: str = "en") -> dict[str, object]:
+    """A decision as plain data for `--json`."""
+    basis = decision.basis
+    return {
+        "verdict": decision.verdict,
+        "reason": decision.reason,
+        "cite": decision.cite,
+        "pack": decision.pack,
+        "rule": decision.rule,
+        "jurisdiction": decision.jurisdiction,
+        "basis": basis and {"rule": basis.rule, "evidence": basis.evidence, "at": basis.at},
+        "expires_at": decision.expires_at,
+        "needs_review": decision.needs_review,
+        "remedy": "" if decision.allowed else remedy(decision.reason, language),
+        "counterfactual": [
+            {"fact": c.fact, "now": c.now, "needed": c.needed} for c in decision.counterfactual
+        ],
+        "trace": [
+            {
+                "pack": s.pack,
+                "rule": s.rule,
+                "condition": s.condition,
+                "answer": s.answer,
+                "event": s.event,
+                "detail": s.detail,
+            }
+            for s in decision.trace
+        ],
+    }
+
+
+def stream_of(settings: Settings, id_: str) -> Stream:
+    """The stream named on the command line, or a usage error that names those there are."""
+    stream = settings.find_stream(id_)
+    if stream is None:
+        known = ", ".join(s.id for s in settings.streams)
+        raise typer.BadParameter(f"no stream {id_!r}; one of {known}", param_hint="--stream")
+    return stream
+
+
+def address_of(text: str, settings: Settings) -> Address:
+    """The address named on the command line, or a usage error that says what is wrong with it."""
+    try:
+        return parse(text, smtputf8=True, subaddress=settings.policy.subaddress)
+    except AddressError as error:
+        raise typer.BadParameter(f"no mail address: {error}", param_hint="ADDRESS") from error
+
+
+def parse_time(text: str, option: str) -> datetime:
+    """An ISO 8601 time with its zone; a date alone is its last moment in UTC."""
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is no ISO 8601 time: write 2026-03-01T12:00:00Z", param_hint=option
+        ) from error
+    if value.tzinfo is None:
+        if len(text) > len("2026-03-01"):
+            raise typer.BadParameter(f"{text!r} has no time zone; add Z", param_hint=option)
+        value = value.replace(hour=23, minute=59, second=59, microsecond=999999, tzinfo=UTC)
+    return value

@@ -1,0 +1,47 @@
+"""`sluis serve` and `sluis healthcheck`."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import typer
+
+
+def run(config: Path | None) -> None:
+    """Serve until told to stop. Raises `SluisError` when something cannot start."""
+    import uvloop
+
+    from proxy import log
+    from proxy.app import serve
+    from proxy.config import load
+
+    settings = load(config)
+    log.configure(
+        settings.log.level, settings.log.format, repeat=settings.log.repeat.total_seconds()
+    )
+    log.config_loaded(source=str(settings.source), streams=len(settings.streams))
+    os.umask(0o077)
+    uvloop.run(serve(settings))
+
+
+def healthcheck(config: Path | None, url: str | None) -> int:
+    """Ask `/readyz` of the running relay; 0 when ready, 69 (EX_UNAVAILABLE) when not."""
+    if url is None:
+        from proxy.config import load
+
+        host, _, port = load(config).http.admin.rpartition(":")
+        if host in ("0.0.0.0", "[::]"):  # noqa: S104  listens everywhere, so ask ourselves
+            host = "127.0.0.1"
+        url = f"http://{host}:{port}/readyz"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  our own admin address
+            typer.echo(answer.read().decode(errors="replace").strip())
+            return 0
+    except urllib.error.HTTPError as error:
+        typer.echo(error.read().decode(errors="replace").strip(), err=True)
+    except (OSError, ValueError) as error:
+        typer.echo(f"sluis: {url}: {error}", err=True)
+    return os.EX_UNAVAILABLE

@@ -1,0 +1,84 @@
+"""Step 8 of the flow: the distinct copies of a mail, each with the bytes that its recipients get.
+
+Marketing mail of an enforced stream is one copy per recipient, with that person's own opt-out; all
+other mail is one copy for all. Bytes are made when a copy is sent, so that a thousand recipients
+cost one body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from proxy.delivery.upstream import Copy
+from proxy.judge import Case, Ruling
+from proxy.keys import Keys
+from proxy.mail import Mail
+from proxy.message.edit import copy_head
+from proxy.message.header import body_of
+from proxy.store.model import Fate, RowFate, State
+from proxy.tokens import OptOut, seal
+
+#: What our own fields add to a copy at most, in octets; used for SIZE= before the copy is made.
+_HEAD_ROOM = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One copy and the recipients it goes to. `fates` are set once their attempts are durable."""
+
+    number: int
+    mail: Mail
+    cases: tuple[Case, ...]
+    keys: Keys
+    fates: Mapping[int, RowFate]
+
+    @property
+    def copy(self) -> Copy:
+        """The envelope of the copy on the wire."""
+        envelope = self.mail.envelope
+        return Copy(
+            mail_from=envelope.mail_from.wire if envelope.mail_from else b"",
+            recipients=tuple(case.address.wire for case in self.cases),
+            size=len(self.mail.content) + _HEAD_ROOM,
+            body_8bit=envelope.body_8bit or not self.mail.content.isascii(),
+            smtputf8=envelope.smtputf8 or any(case.address.utf8 for case in self.cases),
+        )
+
+    def parts(self) -> list[bytes | memoryview]:
+        """Header block and body; the body is the client's own bytes."""
+        token = recipient = ""
+        if self.mail.per_recipient:
+            recipient = self.cases[0].address.exact
+            token = seal(
+                self.keys,
+                OptOut(
+                    sender=self.mail.stream.sender,
+                    stream=self.mail.stream.id,
+                    address=recipient,
+                    ref=f"{self.mail.ref}.{self.number}",
+                ),
+            )
+        head = copy_head(self.mail.plan, number=self.number, recipient=recipient, token=token)
+        return [head, body_of(self.mail.content, self.mail.header)]
+
+    def only(self, fates: Mapping[int, RowFate]) -> Outgoing | None:
+        """The copy for those of its recipients whose attempt was claimed; None for nobody."""
+        cases = tuple(c for c in self.cases if fates[c.n].fate is Fate.CLAIMED)
+        if not cases:
+            return None
+        return replace(self, cases=cases, fates={c.n: fates[c.n] for c in cases})
+
+    def renewed(self, cases: Sequence[Case], fates: Mapping[int, RowFate]) -> Outgoing | None:
+        """The copy after a second decision; None when nobody may get it any more."""
+        kept = tuple(c for c in cases if c.state is State.ATTEMPTING)
+        return replace(self, cases=kept, fates={c.n: fates[c.n] for c in kept}) if kept else None
+
+
+def copies_of(mail: Mail, ruling: Ruling, keys: Keys) -> list[Outgoing]:
+    """The copies that may leave, in the order of their first recipient."""
+    by_number: dict[int, list[Case]] = {}
+    for case in ruling.cases:
+        if case.state is State.ATTEMPTING:
+            by_number.setdefault(case.copy, []).append(case)
+    return [Outgoing(number, mail, tuple(cases), keys, {}) for number, cases in by_number.items()]

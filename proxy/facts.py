@@ -1,0 +1,166 @@
+"""Rows + message + config -> `Facts`: the only builder, so that SMTP, `explain` and preflight
+cannot differ.
+
+Nothing is filled in that is not known: a fact nobody recorded stays None, and the engine lets
+unknown help nobody. The canonical JSON kept in the journal holds the facts that a decision used,
+without the address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Any
+
+import orjson
+
+from policy import model
+from policy.address import Address
+from policy.events import fields_of, recipient_from, type_of
+from policy.model import Category, Facts, Message, Purpose, Recipient, SimilarGroup
+from proxy import config
+from proxy.message.control import Control
+from proxy.message.inspect import Shown
+from proxy.store.model import Known
+
+
+def sender_facts(sender: config.Sender) -> model.Sender:
+    """The legal entity as the engine sees it."""
+    return model.Sender(
+        id=sender.id,
+        names=(sender.name, *sender.known_as),
+        country=sender.country,
+        similar=tuple(
+            SimilarGroup(products=g.products, reviewer=g.reviewer, reviewed_on=g.reviewed_on)
+            for g in sender.similar
+        ),
+        lifetimes=dict(sender.lifetimes),
+        candidate_countries=tuple(sender.candidate_countries),
+    )
+
+
+def message_facts(
+    stream: config.Stream,
+    category: Category,
+    control: Control,
+    shown: Shown | None,
+    visible_recipients: int | None,
+) -> Message:
+    """What is known of the message. `shown` is None where its MIME was not looked at (no duty is
+    owed)."""
+    return Message(
+        stream=stream.id,
+        campaign=control.campaign or None,
+        category=category,
+        purpose=Purpose(stream.purpose),
+        products=control.products or tuple(stream.products),
+        topics=control.topics or tuple(stream.topics) or None,
+        template=control.template or None,
+        promotion=False if category is not Category.MARKETING else None,
+        sender_identity=shown.sender_identity if shown else None,
+        postal_address=shown.postal_address if shown else None,
+        unsubscribe=shown.unsubscribe if shown else None,
+        unsubscribe_valid_days=shown.unsubscribe_valid_days if shown else None,
+        fake_reply=shown.fake_reply if shown else None,
+        visible_recipients=visible_recipients,
+        visible_recipients_allowed=stream.visible_recipients == "allow",
+    )
+
+
+def assumed_message(
+    stream: config.Stream, products: tuple[str, ...] = (), topics: tuple[str, ...] = ()
+) -> Message:
+    """A message of `stream` that meets every duty: for `explain`, where there is no MIME to look
+    at."""
+    marketing = stream.category is Category.MARKETING
+    return Message(
+        stream=stream.id,
+        category=Category(stream.category),
+        purpose=Purpose(stream.purpose),
+        products=products or tuple(stream.products),
+        topics=topics or tuple(stream.topics) or None,
+        promotion=None if marketing else False,
+        sender_identity=True,
+        postal_address=True,
+        unsubscribe=model.Unsubscribe.LINK,
+        unsubscribe_valid_days=0,
+        advertisement_label=True,
+        fake_reply=False,
+        visible_recipients=1,
+    )
+
+
+def recipient_facts(address: Address, known: Known, stream: config.Stream) -> Recipient:
+    """The person behind an address, from the columns recorded for this sender."""
+    values: dict[str, Any] = recipient_from(known.attributes) if known.attributes else {}
+    last = known.last_marketing_at
+    imported = values.pop("last_marketing_at", None)
+    if imported is not None and last is not None:
+        # An imported value only shortens: without a mail in our own journal it starts no clock.
+        last = min(last, imported)
+    return Recipient(
+        address=address.exact,
+        last_marketing_at=last,
+        local_rules_met=stream.local_rules_met,
+        **values,
+    )
+
+
+def facts_for(
+    *,
+    at: datetime,
+    sender: model.Sender,
+    recipient: Recipient,
+    message: Message,
+    known: Known,
+) -> Facts:
+    """Everything one decision may depend on."""
+    return Facts(at=at, sender=sender, recipient=recipient, message=message, events=known.events)
+
+
+def journal_json(facts: Facts) -> str:
+    """The facts as canonical JSON for the journal: no address, and no other sender's evidence."""
+    recipient = {k: v for k, v in _known_fields(facts.recipient).items() if k != "address"}
+    domain = facts.recipient.address.rpartition("@")[2]
+    recipient["tld"] = domain.rpartition(".")[2]
+    own = facts.sender.id
+    events = [
+        {
+            "uid": e.uid,
+            "type": type_of(e.detail),
+            "at": e.at,
+            "recorded_at": e.recorded_at,
+            "sender": e.sender,
+            "exact": e.exact,
+            "evidence": e.evidence if e.sender == own else "",
+            "fields": fields_of(e.detail),
+        }
+        for e in facts.events
+    ]
+    return orjson.dumps(
+        {
+            "v": 1,
+            "at": facts.at,
+            "sender": own,
+            "recipient": recipient,
+            "message": _known_fields(facts.message),
+            "events": events,
+        },
+        default=_plain,
+        option=orjson.OPT_SORT_KEYS,
+    ).decode()
+
+
+def _known_fields(value: Recipient | Message) -> dict[str, object]:
+    names = value.__dataclass_fields__
+    return {name: v for name in names if (v := getattr(value, name)) is not None and v != ()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, frozenset | set):
+        return sorted(str(v) for v in value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,388 @@
+"""THE FLOW (docs/flow.md): admit a recipient, submit a message, answer honestly.
+
+No law, no SQL, no aiosmtpd and no metrics library here: the gate asks the parts that have them, in
+the one order that keeps the promises. Lookup, decision and attempt are one instant: what was looked
+up is validated in the commit that marks the attempt, and no final dot is written before that commit
+has returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+
+from policy.explain import sentence
+
+from policy.address import Address
+from policy.model import Via
+from policy.pack import Packs
+from proxy import log
+from proxy.answer import End, Ending, answer
+from proxy.config import Settings
+from proxy.copies import Outgoing, copies_of
+from proxy.delivery.upstream import Connection, Given, Pool
+from proxy.envelope import Envelope
+from proxy.errors import StoreDown, StoreError, StoreUnavailable, UpstreamUnavailable
+from proxy.feedback.mailto import tokens_in
+from proxy.judge import Judge, Ruling
+from proxy.keys import Keys
+from proxy.mail import Mail, Reader
+from proxy.ref import new_ref
+from proxy.replies import Reply, our_fault
+from proxy.store.model import Fate, Outcome, Reattempt, Result, RowFate, State, Store
+from proxy.telemetry import Telemetry
+from proxy.web.record import record_token
+
+#: A newer event may overtake a decision; each round reads it. More than this many in a row is our
+#: fault.
+_ROUNDS = 8
+
+#: How long to wait before handing a result to a store that is briefly unavailable once more, in
+#: seconds.
+_STORE_PAUSE = 0.25
+
+_END = {
+    Result.ACCEPTED: End.RELAYED,
+    Result.PERMANENT: End.FAILED,
+    Result.TEMPORARY: End.RETURNED,
+    Result.UNSENT: End.RETURNED,
+    Result.UNKNOWN: End.UNKNOWN,
+}
+
+
+class Gate:
+    """What the front door asks. Every method answers with a reply; none raises."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        keys: Keys,
+        store: Store,
+        packs: Packs,
+        pool: Pool,
+        telemetry: Telemetry,
+        instance: str,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._store = store
+        self._pool = pool
+        self._telemetry = telemetry
+        self._clock = clock
+        self._monotonic = monotonic
+        self._reader = Reader(settings, keys=keys, instance=instance, clock=clock)
+        self._judge = Judge(settings, keys=keys, packs=packs, telemetry=telemetry, clock=clock)
+        self._live: dict[str, asyncio.Future[Result]] = {}
+        self._tasks: set[asyncio.Task[Reply]] = set()
+
+    # -- 1, 2: MAIL and RCPT ---------------------------------------------------------------------
+
+    async def mail(self, envelope: Envelope) -> Reply | None:
+        """MAIL FROM: a credential may only use its own domains. None accepts."""
+        return self._reader.refuse_mail_from(envelope)
+
+    def accepts_from_strangers(self, recipient: Address) -> bool:
+        """Whether anyone may write to `recipient`: only the address that takes opt-outs by mail."""
+        domain = self._settings.feedback.domain
+        return domain is not None and recipient.domain == domain and recipient.local == "u"
+
+    async def admit(self, envelope: Envelope, recipient: Address) -> Reply | None:
+        """RCPT TO: refuse what is certain whatever the message says. None accepts."""
+        feedback = self.accepts_from_strangers(recipient)
+        if envelope.recipients and feedback != self._is_feedback(envelope):
+            return Reply(452, "4.5.3", "opt-out address and others need separate transactions")
+        stream = None if feedback else self._reader.certain_stream(envelope)
+        if stream is None:
+            return None
+        try:
+            subject = self._keys.subject(stream.sender, recipient)
+            snapshot = await self._store.lookup([subject])
+            ref = new_ref(self._clock())
+            refusal = self._judge.refuse_at_rcpt(
+                envelope, ref, stream, recipient, subject, snapshot
+            )
+            if refusal is None:
+                return None
+            # The reference in the reply must exist: one durable row before it is spoken.
+            await self._store.claim(refusal.intake)
+        except StoreError as error:
+            return self._store_trouble("admit", envelope.ref, error)
+        self._judge.count(refusal)
+        return Reply(550, "5.7.1", f"{sentence(refusal.cases[0].decision)} (ref {ref})")
+
+    # -- 3 to 11: end of DATA --------------------------------------------------------------------
+
+    async def submit(self, envelope: Envelope, content: bytes) -> Reply:
+        """End of DATA: the whole flow, and one honest reply.
+
+        The work is a task of the gate's: a client that drops cannot cancel it. Without an answer
+        within `delivery.inline_wait` the client keeps the mail (451) while the attempt goes on; its
+        retry joins the attempt or is answered from the journal.
+        """
+        task = asyncio.ensure_future(self._answer(envelope, content))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        done, _ = await asyncio.wait(
+            {task}, timeout=self._settings.delivery.inline_wait.total_seconds()
+        )
+        if not done:
+            return Reply(451, "4.4.7", f"upstream is slow, still trying (ref {envelope.ref})")
+        return task.result()
+
+    async def drain(self) -> None:
+        """Wait until every transaction in progress has its outcome."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def _answer(self, envelope: Envelope, content: bytes) -> Reply:
+        ref = envelope.ref
+        try:
+            if self._is_feedback(envelope):
+                return await self._opt_out_by_mail(envelope, content)
+            mail = await self._reader.read(envelope, content)
+            if isinstance(mail, Reply):
+                log.message_refused(ref=ref, code=mail.code, reason=mail.text)
+                return mail
+            return answer(ref, await self._relay(mail))
+        except StoreError as error:
+            return self._store_trouble("submit", ref, error)
+        except UpstreamUnavailable as error:
+            log.upstream_failed(ref=ref, error=str(error))
+            return Reply(451, "4.4.1", f"no upstream can be reached (ref {ref})")
+        except Exception as error:  # the one edge: anything unforeseen is our fault and temporary
+            log.incident(ref=ref, error=error)
+            return our_fault(ref)
+
+    async def _relay(self, mail: Mail) -> list[Ending]:
+        for _ in range(_ROUNDS):
+            ruling = await self._judge.rule(mail, self._store)
+            outgoing = copies_of(mail, ruling, self._keys)
+            endings = await self._attempt(mail, ruling, outgoing)
+            if endings is not None:
+                return endings
+        raise StoreUnavailable("newer events overtook every decision")
+
+    async def _attempt(
+        self, mail: Mail, ruling: Ruling, outgoing: Sequence[Outgoing]
+    ) -> list[Ending] | None:
+        """One round: connection in hand, commit C1, send. None: something newer asks for another
+        round."""
+        async with AsyncExitStack() as stack:
+            connection: Connection | None = None
+            if outgoing:
+                connection = await stack.enter_async_context(self._pool.connection())
+                connection.begin(outgoing[0].copy)
+            try:
+                claimed = await self._store.claim(ruling.intake)
+            except StoreError:
+                if connection is not None:
+                    await connection.abandon()
+                raise
+            live = [f for f in claimed.fates if f.fate is Fate.IN_FLIGHT]
+            if claimed.stale or live or any(f.fate is Fate.BUSY for f in claimed.fates):
+                if connection is not None:
+                    await connection.abandon()
+                return None if claimed.stale else await self._join(mail, ruling, claimed.fates)
+            committed_at = self._monotonic()
+            fates = {fate.n: fate for fate in claimed.fates}
+            self._judge.count(ruling, claimed.fates)
+            sends = [o for o in (o.only(fates) for o in outgoing) if o is not None]
+            for send in sends:
+                for key in (case.copy_key for case in send.cases):
+                    self._live[key] = asyncio.get_running_loop().create_future()
+            try:
+                results = await self._send_all(mail, outgoing, sends, connection, committed_at)
+            finally:
+                for send in sends:
+                    for key in (case.copy_key for case in send.cases):
+                        future = self._live.pop(key)
+                        if not future.done():
+                            future.set_result(Result.UNKNOWN)
+        return [self._ending(mail, ruling, n, fates[n], results.get(n)) for n in sorted(fates)]
+
+    async def _join(
+        self, mail: Mail, ruling: Ruling, fates: Sequence[RowFate]
+    ) -> list[Ending] | None:
+        """The same copy is on its way already: wait for its result, never send a second one beside
+        it."""
+        busy = Ending(End.RETURNED, "451 4.4.5 the same mail is being sent, try again", mail.ref)
+        if any(f.fate is Fate.BUSY for f in fates):
+            return [busy] * len(fates)
+        for fate in fates:
+            future = self._live.get(ruling.cases[fate.n - 1].copy_key)
+            if fate.fate is Fate.IN_FLIGHT and future is not None:
+                if await asyncio.shield(future) is not Result.ACCEPTED:
+                    return [busy] * len(fates)
+            elif fate.fate is Fate.IN_FLIGHT:
+                await asyncio.sleep(0)  # committed this instant, not yet registered
+        return None
+
+    async def _send_all(
+        self,
+        mail: Mail,
+        outgoing: Sequence[Outgoing],
+        sends: Sequence[Outgoing],
+        connection: Connection | None,
+        committed_at: float,
+    ) -> dict[int, Ending]:
+        """Send each claimed copy once; the results by recipient number, durable when returned."""
+        if connection is not None and (not sends or sends[0] != outgoing[0]):
+            await connection.abandon()  # what was begun is not what was claimed
+            connection = None
+        results: dict[int, Ending] = {}
+        if len(sends) == 1 and connection is not None:
+            results |= await self._send(mail, sends[0], connection, committed_at)
+            return results
+        async with asyncio.TaskGroup() as group:
+            tasks = []
+            for i, send in enumerate(sends):
+                ready = connection if i == 0 else None
+                tasks.append(group.create_task(self._send(mail, send, ready, committed_at)))
+        for task in tasks:
+            results |= task.result()
+        return results
+
+    async def _send(
+        self, mail: Mail, send: Outgoing, connection: Connection | None, committed_at: float
+    ) -> dict[int, Ending]:
+        """One copy: dot, commit C2, endings of its recipients."""
+        endings: dict[int, Ending] = {}
+        async with AsyncExitStack() as stack:
+            try:
+                if connection is None:
+                    connection = await stack.enter_async_context(self._pool.connection())
+                    connection.begin(send.copy)
+                await connection.envelope()
+                hold = self._settings.delivery.attempt_hold.total_seconds()
+                if self._monotonic() - committed_at > hold:
+                    # The decision has grown old before the dot: it is taken again (delivery.md 7).
+                    kept, endings = await self._decide_again(mail, send)
+                    if kept is None or kept.copy != send.copy:
+                        await connection.abandon()
+                    if kept is None:
+                        return endings
+                    if kept.copy != send.copy:
+                        connection.begin(kept.copy)
+                    send = kept
+                given = await connection.finish(send.parts())
+            except UpstreamUnavailable as error:
+                line = f"451 4.4.1 {error}"
+                given = [Given(Result.UNSENT, 451, line, "connect")] * len(send.cases)
+        await self._settle(mail, send, given)
+        for case, one in zip(send.cases, given, strict=True):
+            future = self._live.get(case.copy_key)
+            if future is not None and not future.done():
+                future.set_result(one.result)
+            endings[case.n] = Ending(_END[one.result], one.reply, f"{mail.ref}.{send.number}")
+        return endings
+
+    async def _decide_again(
+        self, mail: Mail, send: Outgoing
+    ) -> tuple[Outgoing | None, dict[int, Ending]]:
+        for _ in range(_ROUNDS):
+            cases, high = await self._judge.again(mail, send.cases, self._store)
+            rows = [
+                Reattempt(
+                    row=send.fates[case.n].row,
+                    attempt=send.fates[case.n].attempt,
+                    subject=case.subject,
+                    decision=case.decision,
+                    facts=case.facts,
+                    state=case.state,
+                    reply=case.reply,
+                )
+                for case in cases
+            ]
+            claimed = await self._store.reclaim(rows, high=high, at=self._clock())
+            if claimed.stale:
+                continue
+            fates = {fate.n: fate for fate in claimed.fates}
+            stopped = {
+                c.n: Ending(End.BLOCKED, c.reply, mail.ref)
+                for c in cases
+                if c.state is not State.ATTEMPTING
+            }
+            return send.renewed(cases, fates), stopped
+        raise StoreUnavailable("newer events overtook every decision")
+
+    async def _settle(self, mail: Mail, send: Outgoing, given: Sequence[Given]) -> None:
+        """Commit C2. Awaited where a 250 will rest on it, else riding with the next group."""
+        now = self._clock()
+        outcomes = [
+            Outcome(
+                row=send.fates[case.n].row,
+                attempt=send.fates[case.n].attempt,
+                result=one.result,
+                reply=one.reply,
+                at=now,
+            )
+            for case, one in zip(send.cases, given, strict=True)
+        ]
+        for case, one in zip(send.cases, given, strict=True):
+            log.message_attempted(ref=mail.ref, n=case.n, result=one.result, stage=one.stage)
+        self._telemetry.relayed((now - mail.envelope.received_at).total_seconds())
+        if not any(one.result is Result.ACCEPTED for one in given):
+            self._store.record_later(outcomes)
+            return None
+        while True:
+            try:
+                return await self._store.record(outcomes)
+            except StoreDown:
+                raise
+            except StoreUnavailable as error:
+                # Known to be relayed: keep the result and go on trying, never forget it.
+                self._store_trouble("record", mail.ref, error)
+                await asyncio.sleep(_STORE_PAUSE)
+
+    def _ending(
+        self, mail: Mail, ruling: Ruling, n: int, fate: RowFate, sent: Ending | None
+    ) -> Ending:
+        if sent is not None:
+            ending = sent
+        elif fate.fate is Fate.ANSWERED:
+            log.message_answered(ref=mail.ref, first=fate.ref)
+            self._telemetry.message(mail.stream.id, "answered")
+            return Ending(End.RELAYED, fate.reply, fate.ref)
+        elif fate.fate is Fate.QUEUED:
+            return Ending(End.RELAYED, "250 2.0.0 queued", fate.ref)
+        else:
+            case = ruling.cases[n - 1]
+            ending = Ending(case.end, case.reply, mail.ref)
+        self._telemetry.message(mail.stream.id, ending.end.value)
+        return ending
+
+    # -- 12: opt-out by mail ---------------------------------------------------------------------
+
+    def _is_feedback(self, envelope: Envelope) -> bool:
+        return any(self.accepts_from_strangers(r) for r in envelope.recipients)
+
+    async def _opt_out_by_mail(self, envelope: Envelope, content: bytes) -> Reply:
+        """The mailto of List-Unsubscribe: the token in the subject identifies person and list."""
+        tokens = tokens_in(content)
+        taken = [
+            token
+            for token in tokens
+            if await record_token(
+                token,
+                via=Via.MAILTO,
+                keys=self._keys,
+                store=self._store,
+                settings=self._settings,
+                telemetry=self._telemetry,
+                clock=self._clock,
+            )
+        ]
+        if not taken:
+            return Reply(550, "5.6.0", "no valid unsubscribe token in the subject")
+        return Reply(250, "2.0.0", f"opt-out recorded (ref {envelope.ref})")
+
+    def _store_trouble(self, operation: str, ref: str, error: StoreError) -> Reply:
+        self._telemetry.store_error(operation)
+        log.store_failed(ref=ref, operation=operation, error=str(error))
+        return our_fault(ref)

@@ -1,0 +1,365 @@
+"""Steps 5 and 6 of the flow for all recipients of a mail: one lookup, one decision each, one
+intake.
+
+Turns a decision into what happens: which state the row starts in, which copy it belongs to, and the
+line that explains a block. Holds no law: it asks `policy.engine` and acts on the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from policy.explain import sentence
+
+from policy.address import Address
+from policy.engine import decide, refuse_early
+from policy.model import Category, Decision, Event, Message, Objection, Reason, Verdict, Via
+from policy.pack import Packs
+from proxy import config, log
+from proxy.answer import End
+from proxy.envelope import Envelope
+from proxy.facts import (
+    assumed_message,
+    facts_for,
+    journal_json,
+    message_facts,
+    recipient_facts,
+    sender_facts,
+)
+from proxy.keys import Keys
+from proxy.mail import Mail
+from proxy.store.model import (
+    Fate,
+    Intake,
+    Known,
+    NewRow,
+    RowFate,
+    Snapshot,
+    State,
+    Store,
+    Subject,
+    Submission,
+)
+from proxy.telemetry import Telemetry
+
+#: An opt-out that came in by one of these was taken by Sluis itself and blocks even in observe
+#: mode.
+_TAKEN_BY_US = frozenset({Via.ONE_CLICK, Via.PAGE, Via.MAILTO})
+
+#: Decide this many recipients before letting other sessions run.
+_BREATH = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One recipient's ruling. `reply` is the SMTP line that a block or deferral is answered
+    with."""
+
+    n: int
+    address: Address
+    subject: Subject
+    decision: Decision
+    facts: str
+    state: State
+    copy: int
+    copy_key: str
+    reply: str
+    seconds: float
+
+    @property
+    def end(self) -> End:
+        """How the case ends when no attempt is made."""
+        return End.DEFERRED if self.decision.verdict is Verdict.DEFER else End.BLOCKED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """All recipients' cases, numbered from 1 in the envelope's order, and the commit that records
+    them."""
+
+    stream: config.Stream
+    mode: str
+    cases: tuple[Case, ...]
+    intake: Intake
+
+
+class Judge:
+    """Asks the engine about each recipient of a mail."""
+
+    def __init__(
+        self,
+        settings: config.Settings,
+        *,
+        keys: Keys,
+        packs: Packs,
+        telemetry: Telemetry,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._packs = packs
+        self._telemetry = telemetry
+        self._clock = clock
+        self._senders = {s.id: sender_facts(s) for s in settings.senders}
+
+    async def rule(self, mail: Mail, store: Store) -> Ruling:
+        """Look up and decide for every recipient of `mail`; raises `StoreError`."""
+        subjects = [self._keys.subject(mail.stream.sender, a) for a in mail.recipients]
+        snapshot = await store.lookup(subjects)
+        message = self._message(mail)
+        at = self._clock()
+        cases: list[Case] = []
+        for n, (address, subject) in enumerate(
+            zip(mail.recipients, subjects, strict=True), start=1
+        ):
+            if n % _BREATH == 0:
+                await asyncio.sleep(0)
+            known = snapshot.known[subject]
+            cases.append(self._case(mail, message, n, address, subject, known, at))
+        if mail.stream.partial == "all-or-nothing" and any(c.state is State.BLOCKED for c in cases):
+            cause = next(c for c in cases if c.state is State.BLOCKED)
+            cases = [_left_out(case, cause) for case in cases]
+        return Ruling(
+            stream=mail.stream,
+            mode=mail.stream.mode,
+            cases=tuple(cases),
+            intake=self._intake(_submission(mail), cases, snapshot, at),
+        )
+
+    async def again(
+        self, mail: Mail, cases: Sequence[Case], store: Store
+    ) -> tuple[list[Case], int]:
+        """New decisions for claimed cases whose first decision grew old, and what they rest on."""
+        snapshot = await store.lookup([case.subject for case in cases])
+        message = self._message(mail)
+        at = self._clock()
+        fresh = [
+            replace(
+                self._case(mail, message, c.n, c.address, c.subject, snapshot.known[c.subject], at),
+                copy_key=c.copy_key,
+            )
+            for c in cases
+        ]
+        return fresh, snapshot.high
+
+    def refuse_at_rcpt(
+        self,
+        envelope: Envelope,
+        ref: str,
+        stream: config.Stream,
+        recipient: Address,
+        subject: Subject,
+        snapshot: Snapshot,
+    ) -> Ruling | None:
+        """The refusal of one recipient that no message could change, or None."""
+        at = self._clock()
+        started = time.perf_counter()
+        known = snapshot.known[subject]
+        facts = facts_for(
+            at=at,
+            sender=self._senders[stream.sender],
+            recipient=recipient_facts(recipient, known, stream),
+            message=assumed_message(stream),
+            known=known,
+        )
+        decision = refuse_early(facts, self._packs)
+        if decision is None:
+            return None
+        case = Case(
+            n=1,
+            address=recipient,
+            subject=subject,
+            decision=decision,
+            facts=journal_json(facts),
+            state=State.BLOCKED,
+            copy=1,
+            copy_key=uuid.uuid4().hex,
+            reply=f"550 5.7.1 {sentence(decision)}",
+            seconds=time.perf_counter() - started,
+        )
+        submission = Submission(
+            ref=ref,
+            received_at=envelope.received_at,
+            submitter=envelope.submitter.identity,
+            listener=envelope.submitter.listener,
+            mail_from=envelope.mail_from.exact if envelope.mail_from else "",
+            message_id="",
+            content_hash="",
+            size=0,
+            stream=stream.id,
+            sender=stream.sender,
+            category=stream.category,
+            mode=stream.mode,
+            class_source="at RCPT",
+        )
+        intake = self._intake(submission, [case], snapshot, at)
+        return Ruling(stream=stream, mode=stream.mode, cases=(case,), intake=intake)
+
+    def count(self, ruling: Ruling, fates: Sequence[RowFate] = ()) -> None:
+        """Metrics and log of decisions that are durable now (answered retries decided nothing)."""
+        void = {f.n for f in fates if f.fate not in (Fate.CLAIMED, Fate.RECORDED)}
+        for case in ruling.cases:
+            if case.n in void:
+                continue
+            decision = case.decision
+            self._telemetry.decided(
+                ruling.stream.id,
+                decision.verdict.value,
+                decision.reason.value,
+                ruling.mode,
+                decision.jurisdiction,
+                case.seconds,
+            )
+            log.recipient_decided(
+                ref=ruling.intake.submission.ref,
+                n=case.n,
+                stream=ruling.stream.id,
+                verdict=decision.verdict.value,
+                reason=decision.reason.value,
+                pack=decision.pack,
+                rule=decision.rule,
+                mode=ruling.mode,
+            )
+
+    def _message(self, mail: Mail) -> Message:
+        return message_facts(
+            mail.stream, mail.category, mail.control, mail.shown, mail.visible_recipients
+        )
+
+    def _case(
+        self,
+        mail: Mail,
+        message: Message,
+        n: int,
+        address: Address,
+        subject: Subject,
+        known: Known,
+        at: datetime,
+    ) -> Case:
+        started = time.perf_counter()
+        facts = facts_for(
+            at=at,
+            sender=self._senders[mail.stream.sender],
+            recipient=recipient_facts(address, known, mail.stream),
+            message=message,
+            known=known,
+        )
+        if mail.null:
+            decision = Decision(verdict=Verdict.ALLOW, reason=Reason.NOT_MARKETING)
+        else:
+            decision = decide(facts, self._packs)
+        seconds = time.perf_counter() - started
+        state, reply = State.ATTEMPTING, ""
+        if not decision.allowed and (
+            mail.stream.mode == "enforce" or _own_opt_out(decision, known.events)
+        ):
+            blocked = decision.verdict is Verdict.BLOCK
+            state = State.BLOCKED if blocked else State.RETURNED
+            reply = f"{'550 5.7.1' if blocked else '451 4.7.1'} {sentence(decision)}"
+        return Case(
+            n=n,
+            address=address,
+            subject=subject,
+            decision=decision,
+            facts=journal_json(facts),
+            state=state,
+            copy=n if mail.per_recipient else 1,
+            copy_key=_copy_key(mail, subject),
+            reply=reply,
+            seconds=seconds,
+        )
+
+    def _intake(
+        self, submission: Submission, cases: Sequence[Case], snapshot: Snapshot, at: datetime
+    ) -> Intake:
+        marketing = submission.category == Category.MARKETING
+        rows = tuple(
+            NewRow(
+                n=case.n,
+                copy=case.copy,
+                subject=case.subject,
+                address=case.address.exact,
+                copy_key=case.copy_key,
+                state=case.state,
+                decision=case.decision,
+                facts=case.facts,
+                marketing=marketing,
+                reply=case.reply,
+            )
+            for case in cases
+        )
+        return Intake(
+            submission=submission,
+            rows=rows,
+            high=snapshot.high,
+            dedupe_from=at - self._settings.delivery.dedupe_window,
+            at=at,
+        )
+
+
+def _left_out(case: Case, cause: Case) -> Case:
+    """An allowed recipient whose mail stays behind because another's is blocked
+    (all-or-nothing)."""
+    if case.state is not State.ATTEMPTING:
+        return case
+    reply = f"550 5.7.1 all-or-nothing: {sentence(cause.decision)}"
+    return replace(case, state=State.RETURNED, reply=reply)
+
+
+def _own_opt_out(decision: Decision, events: Sequence[Event]) -> bool:
+    """Whether the block rests on an opt-out that Sluis itself took (the exception of observe
+    mode)."""
+    if decision.reason is not Reason.SUPPRESSED:
+        return False
+    cause = next((e for e in events if e.uid == decision.event), None)
+    return (
+        cause is not None
+        and isinstance(cause.detail, Objection)
+        and cause.detail.via in _TAKEN_BY_US
+    )
+
+
+def _copy_key(mail: Mail, subject: Subject) -> str:
+    """The "same copy" hash (design section 4); random without a Message-ID: never deduplicated."""
+    if not mail.message_id:
+        return uuid.uuid4().hex
+    envelope = mail.envelope
+    sender = envelope.mail_from.exact if envelope.mail_from else ""
+    parts = (
+        envelope.submitter.identity,
+        sender,
+        subject.exact,
+        mail.message_id,
+        mail.content_hash,
+    )
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _submission(mail: Mail) -> Submission:
+    envelope = mail.envelope
+    return Submission(
+        ref=envelope.ref,
+        received_at=envelope.received_at,
+        submitter=envelope.submitter.identity,
+        listener=envelope.submitter.listener,
+        mail_from=envelope.mail_from.exact if envelope.mail_from else "",
+        message_id=mail.message_id,
+        content_hash=mail.content_hash,
+        size=len(mail.content),
+        stream=mail.stream.id,
+        sender=mail.stream.sender,
+        category=mail.category,
+        mode=mail.stream.mode,
+        class_source=mail.class_source,
+        campaign=mail.control.campaign,
+        variant=mail.control.variant,
+        template=mail.control.template,
+        forward=mail.forward,
+        marks=mail.marks,
+    )

@@ -1,0 +1,374 @@
+"""Steps 3 and 4 of the flow: what came in, read once from its bytes, and what kind of mail it is.
+
+Everything the later steps need to know of a message is in `Mail`. What cannot be read is refused
+here with the reply of message.md section 1; nothing is looked up and nothing is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from policy.address import Address
+from policy.model import Category
+from proxy import log
+from proxy.config import Credential, Listener, Settings, Stream
+from proxy.envelope import Envelope
+from proxy.errors import TokenError
+from proxy.keys import Keys
+from proxy.message import header as headers
+from proxy.message.classify import Class, Signals, Unclassified, certain_stream, classify
+from proxy.message.control import Control, ControlError, control
+from proxy.message.edit import EditPlan, Publication, Site, plan
+from proxy.message.fold import FoldError
+from proxy.message.header import Header, HeaderRefused
+from proxy.message.inspect import Shown, Wanted, inspect
+from proxy.message.received import after_trace, check_loop
+from proxy.message.visible import count_visible
+from proxy.replies import Reply, our_fault
+from proxy.tokens import open_ as open_token
+
+#: Mail of a `personal` stream per credential and day; beyond it, and for a body that goes to more
+#: than ten people a day, it is marketing (design section 2).
+PERSONAL_PER_DAY = 200
+PERSONAL_BODY_RECIPIENTS = 10
+
+#: Content above this is hashed and inspected off the event loop, in octets.
+_LARGE = 1 << 20
+
+_BULK = frozenset({b"bulk", b"list", b"junk"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mail:
+    """One message as the flow sees it.
+
+    `recipients` are distinct; `null` marks a bounce or receipt that passes untouched;
+    `per_recipient` that each recipient gets a copy of its own (marketing of an enforced stream).
+    `shown` is what the real MIME shows, None where no duty is owed. `plan` holds the edits shared
+    by all copies.
+    """
+
+    envelope: Envelope
+    content: bytes
+    header: Header
+    control: Control
+    stream: Stream
+    category: Category
+    class_source: str
+    null: bool
+    recipients: tuple[Address, ...]
+    message_id: str
+    content_hash: str
+    shown: Shown | None
+    visible_recipients: int | None
+    plan: EditPlan
+
+    @property
+    def ref(self) -> str:
+        """The transaction's reference."""
+        return self.envelope.ref
+
+    @property
+    def per_recipient(self) -> bool:
+        """Whether each recipient's copy carries its own opt-out."""
+        return self.category is Category.MARKETING and self.stream.mode == "enforce"
+
+    @property
+    def forward(self) -> str:
+        """The opt-out URI of the app that ours replaced, for passing opt-outs on."""
+        return self.plan.forward.uri if self.plan.forward else ""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What the journal notes about the edits."""
+        return self.plan.marks
+
+
+class Reader:
+    """Reads messages under one configuration."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        keys: Keys,
+        instance: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._clock = clock
+        self._site = Site(
+            hostname=settings.server.hostname,
+            instance=instance,
+            public_url=settings.http.public_url,
+            feedback_domain=settings.feedback.domain or "",
+        )
+        self._listeners = {entry.address: entry for entry in settings.listeners}
+        self._personal = _PersonalUse()
+        self._has_personal = any(s.category is Category.PERSONAL for s in settings.streams)
+        self._upstream_signs = any(u.upstream_signs for u in settings.upstreams)
+        languages = ("en", "nl")
+        self._wanted = {
+            s.id: Wanted(
+                names=(s.name, *s.known_as),
+                postal_address=s.postal_address,
+                own_url=f"{settings.http.public_url}/u/",
+                languages=languages,
+            )
+            for s in settings.senders
+        }
+
+    # -- what the envelope alone tells -----------------------------------------------------------
+
+    def refuse_mail_from(self, envelope: Envelope) -> Reply | None:
+        """A credential bound to From domains may use no other in MAIL FROM either; None accepts."""
+        credential = self._credential(envelope)
+        if credential is None or not credential.from_domains or envelope.mail_from is None:
+            return None
+        domain = envelope.mail_from.domain
+        if domain in credential.from_domains:
+            return None
+        return _not_authorised(f"this credential may not use {domain}")
+
+    def certain_stream(self, envelope: Envelope) -> Stream | None:
+        """The enforced marketing stream this mail will belong to whatever it says, if that is
+        certain."""
+        if envelope.mail_from is None:
+            return None
+        return certain_stream(
+            self._settings,
+            listener=self._listener(envelope),
+            credential=self._credential(envelope),
+            mail_domain=envelope.mail_from.domain,
+        )
+
+    # -- the whole message -----------------------------------------------------------------------
+
+    async def read(self, envelope: Envelope, content: bytes) -> Mail | Reply:
+        """The message, or the reply that refuses it."""
+        limits = self._settings.limits
+        try:
+            header = headers.index(
+                content, max_bytes=limits.header_bytes, max_fields=limits.header_fields
+            )
+            controls = control(header)
+        except HeaderRefused as refused:
+            return refused.reply
+        except ControlError as error:
+            return error.reply
+        loop = check_loop(header, hostname=self._site.hostname, instance=self._site.instance)
+        if loop is not None:
+            return loop
+        if envelope.smtputf8 and (not_utf8 := headers.check_utf8(header)) is not None:
+            return not_utf8
+        content_hash = await _hash(content, after_trace(header))
+        recipients = tuple({a.exact: a for a in envelope.recipients}.values())
+        found = self._classify(envelope, content, header, controls, recipients)
+        if isinstance(found, Reply):
+            return found
+        refused_ = self._refuse(envelope, header, found)
+        if refused_ is not None:
+            return refused_
+        marketing = found.category is Category.MARKETING
+        shown = (
+            await _inspect(content, header, self._wanted[found.stream.sender])
+            if marketing
+            else None
+        )
+        edits = self._plan(envelope, header, controls, found)
+        if isinstance(edits, Reply):
+            return edits
+        mail = Mail(
+            envelope=envelope,
+            content=content,
+            header=header,
+            control=controls,
+            stream=found.stream,
+            category=found.category,
+            class_source=found.source,
+            null=found.null,
+            recipients=recipients,
+            message_id=headers.message_id(header),
+            content_hash=content_hash,
+            shown=shown,
+            visible_recipients=count_visible(header) if marketing else None,
+            plan=edits,
+        )
+        log.message_received(
+            ref=envelope.ref,
+            listener=envelope.submitter.listener,
+            size=len(content),
+            recipients=len(recipients),
+        )
+        return mail
+
+    def _classify(
+        self,
+        envelope: Envelope,
+        content: bytes,
+        header: Header,
+        controls: Control,
+        recipients: tuple[Address, ...],
+    ) -> Class | Reply:
+        if controls.stream and self._settings.find_stream(controls.stream) is None:
+            return Reply(554, "5.6.0", f"control header Sluis-Stream: no stream {controls.stream}")
+        credential = self._credential(envelope)
+        body = _digest(content, header.end) if self._has_personal else ""
+        found = classify(
+            self._settings,
+            listener=self._listener(envelope),
+            credential=credential,
+            header_stream=controls.stream,
+            mail_domain=envelope.mail_from.domain if envelope.mail_from else "",
+            null_sender=envelope.mail_from is None,
+            recipients=len(recipients),
+            signals=_signals(header),
+            personal_used_up=self._has_personal
+            and self._personal.used_up(
+                envelope.submitter.identity, body, len(recipients), self._clock().date()
+            ),
+        )
+        if isinstance(found, Unclassified):
+            return _not_authorised(found.why)
+        if found.category is Category.PERSONAL:
+            self._personal.note(envelope.submitter.identity, body, len(recipients))
+        return found
+
+    def _refuse(self, envelope: Envelope, header: Header, found: Class) -> Reply | None:
+        credential = self._credential(envelope)
+        if credential is not None and credential.from_domains and not found.null:
+            domain = headers.from_domain(header)
+            if domain is None or domain not in credential.from_domains:
+                return _not_authorised(
+                    f"this credential may not use From {domain or '(unreadable)'}"
+                )
+        if found.category is Category.MARKETING and found.stream.mode == "enforce":
+            refuse_8bit = found.stream.headers_8bit == "refuse" and not envelope.smtputf8
+            return headers.check_marketing(header, refuse_8bit=refuse_8bit)
+        return None
+
+    def _plan(
+        self, envelope: Envelope, header: Header, controls: Control, found: Class
+    ) -> EditPlan | Reply:
+        stream = found.stream
+        enforce = stream.mode == "enforce" and not found.null
+        publication = None
+        if found.category is Category.MARKETING and enforce:
+            sender = self._settings.sender(stream.sender)
+            publication = Publication(
+                stream=stream.id,
+                sender=sender.id,
+                title=f"{sender.name} {stream.id}",
+                namespace=stream.list_id or next(iter(stream.from_domains), ""),
+                feedback_id=sender.feedback_id or "",
+            )
+        try:
+            edits = plan(
+                header,
+                envelope=envelope,
+                site=self._site,
+                publication=publication,
+                enforce=enforce,
+                campaign=controls.campaign,
+                template=controls.template,
+                upstream_signs=self._upstream_signs,
+                own=lambda token: self._own_address(token, stream),
+            )
+        except FoldError as error:
+            log.incident(ref=envelope.ref, error=error)
+            return our_fault(envelope.ref)
+        return edits.refusal() or edits
+
+    def _own_address(self, token: str, stream: Stream) -> str:
+        """The address that one of our tokens was sealed for, if it is of this sender; else ""."""
+        try:
+            optout = open_token(self._keys, token)
+        except TokenError:
+            return ""
+        return optout.address if optout.sender == stream.sender else ""
+
+    def _listener(self, envelope: Envelope) -> Listener:
+        return self._listeners[envelope.submitter.listener]
+
+    def _credential(self, envelope: Envelope) -> Credential | None:
+        name = envelope.submitter.credential
+        return self._settings.credential(name) if name else None
+
+
+class _PersonalUse:
+    """How much a submitter used its personal stream today. Kept by this process, bounded, by
+    day."""
+
+    _BODIES = 10_000
+
+    def __init__(self) -> None:
+        self._day = date.min
+        self._mails: dict[str, int] = {}
+        self._bodies: OrderedDict[str, int] = OrderedDict()
+
+    def used_up(self, identity: str, body: str, recipients: int, today: date) -> bool:
+        """Whether one more mail would exceed the day's allowance."""
+        if today != self._day:
+            self._day = today
+            self._mails.clear()
+            self._bodies.clear()
+        return (
+            self._mails.get(identity, 0) >= PERSONAL_PER_DAY
+            or self._bodies.get(body, 0) + recipients > PERSONAL_BODY_RECIPIENTS
+        )
+
+    def note(self, identity: str, body: str, recipients: int) -> None:
+        """Count a mail that was personal."""
+        self._mails[identity] = self._mails.get(identity, 0) + 1
+        self._bodies[body] = self._bodies.get(body, 0) + recipients
+        self._bodies.move_to_end(body)
+        if len(self._bodies) > self._BODIES:
+            self._bodies.popitem(last=False)
+
+
+def _signals(header: Header) -> Signals:
+    list_id = header.first(b"list-id") or b""
+    precedence = (header.first(b"precedence") or b"").lower()
+    auto = (header.first(b"auto-submitted") or b"").lower()
+    root = (header.first(b"content-type") or b"").lower()
+    return Signals(
+        from_domain=headers.from_domain(header) or "",
+        list_id=_list_label(list_id),
+        list_fields=any(field.name.startswith(b"list-") for field in header.fields),
+        bulk=precedence in _BULK,
+        report=root.startswith(b"multipart/report"),
+        auto_submitted=bool(auto) and auto.partition(b";")[0].strip() != b"no",
+    )
+
+
+def _list_label(value: bytes) -> str:
+    """The identifier of a List-Id (RFC 2919), lower case; "" where there is none."""
+    inner = value[value.rfind(b"<") + 1 : value.rfind(b">")] if b"<" in value else b""
+    return inner.strip().lower().decode("ascii", "replace")
+
+
+async def _hash(content: bytes, start: int) -> str:
+    """SHA-256 (hex) of the content from its first field that is not a leading Received."""
+    if len(content) > _LARGE:
+        return await asyncio.to_thread(_digest, content, start)
+    return _digest(content, start)
+
+
+def _digest(content: bytes, start: int) -> str:
+    return hashlib.sha256(memoryview(content)[start:]).hexdigest()
+
+
+async def _inspect(content: bytes, header: Header, wanted: Wanted) -> Shown:
+    if len(content) > _LARGE:
+        return await asyncio.to_thread(inspect, content, header, wanted)
+    return inspect(content, header, wanted)
+
+
+def _not_authorised(why: str) -> Reply:
+    return Reply(550, "5.7.1", f"not-authorised: {why}")
