@@ -64,8 +64,10 @@ class Keys:
     So a process that runs since before a rotation opens tokens that others sealed after it.
     """
 
-    def __init__(self, path: Path, file: _File) -> None:
+    def __init__(self, path: Path, file: _File, *, created: bool = False) -> None:
         self._path = path
+        #: Whether this process made the file, which somebody should then copy to a safe place.
+        self.created = created
         self._pseudonym = file.pseudonym
         self._keyed = hmac.new(file.pseudonym, digestmod="sha256")
         self._take(file)
@@ -149,12 +151,13 @@ def load_keys(path: Path, *, create: bool) -> Keys:
     Two processes that start at once end with the same keys, and the file survives a power cut once
     this returned. Raises `KeysError` naming file and remedy.
     """
+    created = False
     try:
         if create:
             if not path.exists():
-                _create(path)
+                created = _create(path)
             _sync_directory(path)  # whoever lost the race too: the winner may not have done it yet
-        return Keys(path, _read(path))
+        return Keys(path, _read(path), created=created)
     except OSError as fault:
         raise _unusable(path, fault) from fault
 
@@ -182,15 +185,17 @@ def rotate(path: Path) -> str:
     return f"k{newest}"
 
 
-def _create(path: Path) -> None:
+def _create(path: Path) -> bool:
     """A whole file appears under its name, or none: fsynced aside, then linked, never replacing."""
     fresh = {1: secrets.token_bytes(_TOKEN_BYTES)}
     draft = _draft(path, _text(secrets.token_bytes(_PSEUDONYM_BYTES), fresh))
     try:
-        with contextlib.suppress(FileExistsError):  # another process was first: its keys count
-            os.link(draft, path)
+        os.link(draft, path)
+    except FileExistsError:  # another process was first: its keys count
+        return False
     finally:
         draft.unlink(missing_ok=True)
+    return True
 
 
 def _draft(path: Path, text: str) -> Path:

@@ -34,6 +34,7 @@ def test_the_first_start_makes_a_private_file_and_the_second_reads_it(tmp_path: 
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["keys"], "no draft is left behind"
     again = load_keys(path, create=True)
+    assert (first.created, again.created) == (True, False)
     assert again.pseudonym("anna@example.nl") == first.pseudonym("anna@example.nl")
     assert again.open("u", first.seal("u", b"payload")) == b"payload"
 
@@ -100,6 +101,7 @@ def test_one_that_loses_the_race_uses_the_winners_keys(
     monkeypatch.setattr(os, "link", second)
     ours = load_keys(path, create=True)
     assert path.read_text() == GOOD
+    assert not ours.created
     assert ours.fingerprint == load_keys(path, create=False).fingerprint
     assert [p.name for p in tmp_path.iterdir()] == ["keys"]
 
