@@ -1,0 +1,58 @@
+"""References: the short names by which replies, journal and log speak of one transaction.
+
+Sixteen characters of Crockford's base32: 48 bits of milliseconds since the epoch, then 32 random
+bits. They sort as text in the order in which this process made them, also when the clock stands
+still or goes back.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from datetime import UTC, datetime, timedelta
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_RANDOM_BITS = 32
+_TOP = (1 << 80) - 1
+
+LENGTH = 16
+
+
+class Refs:
+    """A source of references; one per process (`new_ref`), more only in tests. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._last = -1
+        self._lock = threading.Lock()
+
+    def __call__(self, at: datetime) -> str:
+        """A reference later than every one before.
+
+        `at` is aware. Raises `ValueError` for a naive time or one outside the years 1970 to 10889.
+        """
+        if at.tzinfo is None:
+            raise ValueError("a reference needs an aware time")
+        fresh = ((at - _EPOCH) // _MILLISECOND << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
+        if not 0 <= fresh <= _TOP:
+            raise ValueError("time outside what a reference can hold")
+        with self._lock:
+            # Same millisecond or a clock set back: count on, so that order and uniqueness hold.
+            self._last = value = max(fresh, self._last + 1)
+        return "".join([_PAIRS[value >> shift & 0x3FF] for shift in range(70, -1, -10)])
+
+
+new_ref = Refs()
+"""The process's own source: order is a property of the process, so it is state of this module."""
+
+
+def made_at(ref: str) -> datetime:
+    """The time within a reference, to the millisecond. Raises `ValueError` for other text."""
+    if len(ref) != LENGTH:
+        raise ValueError("a reference has 16 characters")
+    value = 0
+    for char in ref:
+        value = value << 5 | _ALPHABET.index(char)
+    return _EPOCH + _MILLISECOND * (value >> _RANDOM_BITS)

@@ -1,0 +1,121 @@
+"""The octets between 354 and the end of data (RFC 5321 4.1.1.4), chunk by chunk, without I/O.
+
+Only CRLF ends a line and only CRLF.CRLF ends the data; nothing else is repaired or taken for it,
+because the next server may read it otherwise (SMTP smuggling). What is wrong is remembered until
+the real end, so that the reply answers the whole message and the client stays in step; from then on
+nothing is kept but a few octets. How the octets were cut into chunks never changes the result.
+"""
+
+from __future__ import annotations
+
+from proxy.replies import Reply
+from proxy.smtp import replies
+
+_END = b"\r\n.\r\n"
+_SLACK = 65536  # octets read beyond twice the size limit before giving up on the client
+
+
+class Incoming:
+    """One message on its way in. Feed until it is `True`; then `content` or `fault`, and `rest`.
+
+    `size_limit` and `line_limit` are octets; a line is counted without CRLF and without a stuffed
+    dot.
+    """
+
+    def __init__(self, *, size_limit: int, line_limit: int) -> None:
+        self._size_limit = size_limit
+        self._line_limit = line_limit
+        self._content = bytearray()
+        self._virtual = 2  # octets of the CRLF that ended DATA, which is not content
+        self._carry = (
+            b"\r\n"  # starts at the last CRLF seen; in a line far too long, its last octets
+        )
+        self._size = 0
+        self._bare = self._nul = self._long = False
+        self.received = 0
+        self.rest = b""
+
+    @property
+    def overrun(self) -> bool:
+        """So far beyond the limit that reading on to the end serves nobody."""
+        return self.received > 2 * self._size_limit + _SLACK
+
+    @property
+    def fault(self) -> Reply | None:
+        """The refusal that the message earned, the same whatever the order of its faults."""
+        if self._size > self._size_limit:
+            return replies.TOO_BIG
+        if self._bare:
+            return replies.BARE_IN_DATA
+        if self._nul:
+            return replies.NUL_IN_DATA
+        if self._long:
+            return replies.LONG_LINE
+        return None
+
+    def content(self) -> bytes:
+        """The message: CRLF lines, dots unstuffed. Only without fault."""
+        return bytes(self._content)
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take more octets; True when the end was among them: then `rest` is what came after it."""
+        self.received += len(chunk)
+        data = self._carry + chunk
+        end = data.find(_END)
+        if end >= 0:
+            self.rest = data[end + 5 :]
+            self._take(data, end + 2)
+            return True
+        cut = data.rfind(b"\r\n")
+        if cut >= 0:
+            self._take(data, cut)
+            data = data[cut:]
+        # CRLF, a stuffed dot and a CR may stand beside the octets of a line that is just short
+        # enough.
+        if len(data) > self._line_limit + 4:
+            self._long = True
+            # The tail may hold the CR of the CRLF to come, which must be judged with its LF.
+            cut = len(data) - 4
+            if data[cut - 1] == 0x0D:
+                cut -= 1
+            self._take(data, cut)
+            data = data[cut:]
+        self._carry = data
+        return False
+
+    def _take(self, data: bytes, end: int) -> None:
+        """Judge and keep `data[:end]`: CRLF, line, CRLF, line; the last CRLF may be missing."""
+        if end <= 0:
+            return
+        block = data[:end]
+        pairs = block.count(b"\r\n")
+        if block.count(b"\n") != pairs or block.count(b"\r") != pairs:
+            self._bare = True
+        if not self._nul and b"\0" in block:
+            self._nul = True
+        if not self._long and self._has_long_line(block):
+            self._long = True
+        stuffed = block.count(b"\r\n.")
+        self._size += len(block) - stuffed - self._virtual
+        if self.fault is not None:
+            self._content.clear()
+        else:
+            if stuffed:
+                block = block.replace(b"\r\n.", b"\r\n")
+            self._content += block[self._virtual :]
+        self._virtual = 0
+
+    def _has_long_line(self, block: bytes) -> bool:
+        """Leap from line to line by the last LF within reach: a step per kilobyte, not per line."""
+        start, size = 2, len(block)
+        while True:
+            reach = start + self._line_limit
+            if block[start : start + 1] == b".":
+                reach += 1
+            if reach >= size:
+                return False
+            # A line of exactly the limit has its CRLF at `reach`.
+            feed = block.rfind(b"\n", start, reach + 2)
+            if feed < 0:
+                return True
+            start = feed + 1

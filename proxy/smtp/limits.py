@@ -1,0 +1,89 @@
+"""How many clients at once, how long each may wait, how much each may try (promise 8)."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from datetime import timedelta
+
+from proxy.config import Limits
+from proxy.replies import Reply
+from proxy.smtp import replies
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+MIN_RATE = 500  # octets a second during DATA, as Postfix's smtpd_min_data_rate
+HANDSHAKE_SECONDS = 30
+GOODBYE_SECONDS = 5.0  # for a last reply to leave before the connection is cut
+IDLE_COMMANDS = 100  # commands since the last message or refusal that bring mail no further
+AUTH_FAILURES = 3
+
+
+def read_peer(peername: object) -> Address | None:
+    """The client's address from a socket's peer name; None where there is none (a unix socket)."""
+    if not isinstance(peername, tuple) or not peername:
+        return None
+    try:
+        found = ipaddress.ip_address(str(peername[0]).partition("%")[0])
+    except ValueError:
+        return None
+    # A dual-stack socket shows IPv4 clients in IPv6 form; trust is configured in IPv4 form.
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def trusted_network(peer: Address | None, networks: Sequence[Network]) -> str:
+    """The narrowest of `networks` that holds `peer`, as configured; "" for none."""
+    held = [n for n in networks if peer is not None and peer.version == n.version and peer in n]
+    return str(max(held, key=lambda n: n.prefixlen)) if held else ""
+
+
+class Admission:
+    """Counts the connections of a process: in all, and per client network (IPv4 address, IPv6 /64).
+
+    A trusted network is the operator's own and counts in all only. Share one between listeners.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._networks: dict[str, int] = {}
+        self.total = 0
+
+    def enter(self, peer: Address | None, *, trusted: bool) -> Reply | None:
+        """Take a place, to be given back by `leave`; or the refusal, and no place is taken."""
+        if self.total >= self._limits.connections:
+            return replies.TOO_MANY_CONNECTIONS
+        key = "" if trusted else _network_of(peer)
+        count = self._networks.get(key, 0)
+        if key and count >= self._limits.connections_per_network:
+            return replies.TOO_MANY_FROM_YOU
+        self.total += 1
+        if key:
+            self._networks[key] = count + 1
+        return None
+
+    def leave(self, peer: Address | None, *, trusted: bool) -> None:
+        """Give the place back."""
+        self.total -= 1
+        key = "" if trusted else _network_of(peer)
+        if key:
+            left = self._networks[key] - 1
+            if left:
+                self._networks[key] = left
+            else:
+                del self._networks[key]
+
+
+def _network_of(peer: Address | None) -> str:
+    if isinstance(peer, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((int(peer) >> 64 << 64, 64)))
+    return str(peer or "")
+
+
+def data_deadline(*, started: float, now: float, received: int, idle: timedelta) -> float:
+    """When DATA has taken too long: after `idle` without octets, or on falling below `MIN_RATE`.
+
+    The second starts counting after a first `idle`, so that a slow start is not a fault.
+    """
+    patience = idle.total_seconds()
+    return min(now + patience, started + patience + received / MIN_RATE)

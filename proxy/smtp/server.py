@@ -1,0 +1,314 @@
+"""Sockets: one aiosmtpd protocol object per connection, and the listener around them.
+
+The only file that knows aiosmtpd. What is kept of it is the stream protocol with its reader, writer
+and task, and the change of transport under STARTTLS (private seams, hence the pinned range). Its
+command loop is not used: it takes bare LF for a line end, parses addresses with `email`, cancels a
+hand-over when the client half-closes, and keeps a timer per command that DATA does not refresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from asyncio import sslproto
+from collections.abc import Callable
+from datetime import datetime
+from typing import cast
+
+from aiosmtpd.smtp import SMTP
+
+from proxy.config import Listener, Settings
+from proxy.smtp import Gate
+from proxy.smtp.house import House
+from proxy.smtp.limits import (
+    GOODBYE_SECONDS,
+    HANDSHAKE_SECONDS,
+    Admission,
+    read_peer,
+    trusted_network,
+)
+from proxy.smtp.session import Session
+from proxy.smtp.wire import Counters, EndlessLine, Gone
+
+_CHUNK = 1 << 20  # as much as the reader holds
+_LINE_MAX = 1 << 16  # octets without LF before a command line counts as endless
+_OUT_MAX = 1 << 15  # queued replies are sent at the latest at this size
+_BACKLOG = 1024
+
+
+class RelaySMTP(SMTP):
+    """One connection: the `Wire` of its session. Admission, deadlines, TLS; no SMTP."""
+
+    line_length_limit = 1 << 16  # the reader's buffer: it pauses the socket at twice this
+
+    def __init__(self, house: House) -> None:
+        super().__init__(object(), hostname=house.hostname, loop=house.loop)
+        self._house = house
+        self._in = bytearray()
+        self._out = bytearray()
+        self._admitted = False
+        self._address = read_peer(None)
+        self._raw: asyncio.Transport | None = None
+        self._deadline = math.inf
+        self._alarm_at = math.inf
+        self._ends_at = math.inf
+        self._goodbye: asyncio.TimerHandle | None = None
+        self.peer = self.network = ""
+        self.tls = False
+        self.dialogue: Session | None = None
+
+    # -- Connection ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called for the TCP connection, and again when a TLS layer stands on it."""
+        transport = cast("asyncio.Transport", transport)
+        if self._raw is not None:
+            self.tls = True
+            super().connection_made(transport)
+            return
+        self._raw = transport
+        self._address = read_peer(transport.get_extra_info("peername"))
+        self.peer = str(self._address or "")
+        self.network = trusted_network(self._address, self._house.listener.trusted_networks)
+        refusal = self._house.enter(self, self._address)
+        if refusal is not None:
+            if self._house.listener.tls != "implicit":
+                transport.write(f"{refusal}\r\n".encode("ascii"))
+            transport.close()
+            return
+        self._admitted = True
+        self._ends_at = self.loop.time() + self._house.session_seconds
+        if self._house.listener.tls == "implicit":
+            # Here, not in create_server: a handshake takes a place too. Nothing has been read yet.
+            self._layer_tls(transport).add_done_callback(self._after_implicit_handshake)
+        else:
+            super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Gives the place back. The session's task ends; what it handed to the gate does not."""
+        if not self._admitted:
+            return
+        self._admitted = False
+        if self._goodbye is not None:
+            self._goodbye.cancel()
+        self._house.leave(self, self._address)
+        if self._handler_coroutine is not None:
+            super().connection_lost(error)
+
+    def eof_received(self) -> bool:
+        """A half-close is no end: the client still reads its replies (impossible under TLS)."""
+        asyncio.StreamReaderProtocol.eof_received(self)
+        return self._admitted and not self.tls
+
+    async def _handle_client(self) -> None:
+        self.dialogue = Session(self, self._house.desk)
+        try:
+            await self.dialogue.run()
+        finally:
+            self.part()
+
+    def part(self) -> None:
+        """Send what is queued and close; cut the line if it does not leave in time."""
+        transport = cast("asyncio.Transport | None", self.transport)
+        if transport is None or self._goodbye is not None:
+            return
+        self.hold()
+        if self._out:
+            transport.write(bytes(self._out))
+        transport.close()
+        self._goodbye = self.loop.call_later(GOODBYE_SECONDS, transport.abort)
+
+    def cut(self) -> None:
+        """Close at once, whatever is going on."""
+        if self._raw is not None:
+            self._raw.abort()
+
+    # -- Input and output ------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Whether the client has sent more than was asked for yet."""
+        return bool(self._in or self._reader._buffer)  # type: ignore[attr-defined]
+
+    def say(self, octets: bytes) -> None:
+        """Queue output."""
+        self._out += octets
+
+    async def flush(self) -> None:
+        """Send what is queued."""
+        if self._out:
+            octets = bytes(self._out)
+            self._out.clear()
+            self._writer.write(octets)
+            try:
+                await self._writer.drain()
+            except OSError as error:
+                raise Gone from error
+
+    async def line(self, wait: float) -> bytes:
+        """The next octets up to and with LF."""
+        self._wait_until(self.loop.time() + wait)
+        if len(self._out) > _OUT_MAX:
+            await self.flush()
+        start = 0
+        while True:
+            end = self._in.find(b"\n", start)
+            if end >= 0:
+                line = bytes(self._in[: end + 1])
+                del self._in[: end + 1]
+                return line
+            start = len(self._in)
+            if start > _LINE_MAX:
+                raise EndlessLine
+            self._in += await self._more()
+
+    async def read(self, deadline: float) -> bytes:
+        """The next octets, at least one."""
+        if self._in:
+            octets = bytes(self._in)
+            self._in.clear()
+            return octets
+        self._wait_until(deadline)
+        return await self._more()
+
+    def give_back(self, octets: bytes) -> None:
+        """Octets read too far; they come first next time."""
+        self._in[:0] = octets
+
+    async def _more(self) -> bytes:
+        await self.flush()
+        try:
+            octets = await self._reader.read(_CHUNK)
+        except OSError as error:
+            raise Gone from error
+        if not octets:
+            raise Gone
+        return octets
+
+    # -- Deadlines: one timer, set back seldom ---------------------------------------------------
+
+    def hold(self) -> None:
+        """No deadline until the next read."""
+        self._deadline = math.inf
+
+    def _wait_until(self, deadline: float) -> None:
+        self._deadline = min(deadline, self._ends_at)
+        if self._deadline < self._alarm_at:
+            self._set_alarm(self._deadline)
+
+    def _set_alarm(self, at: float) -> None:
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+        self._alarm_at = at
+        self._timeout_handle = self.loop.call_at(at, self._timeout_cb)
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        """aiosmtpd's seam, called when a connection is made."""
+        self._wait_until(self.loop.time() + (duration or HANDSHAKE_SECONDS))
+
+    def _timeout_cb(self) -> None:
+        self._alarm_at = math.inf
+        if self.loop.time() < self._deadline:
+            if self._deadline < math.inf:
+                self._set_alarm(self._deadline)
+            return
+        if self.dialogue is not None:
+            self.dialogue.time_out(session_over=self._deadline == self._ends_at)
+        self.part()
+
+    # -- TLS -------------------------------------------------------------------------------------
+
+    async def start_tls(self) -> bool:
+        """Change to TLS after STARTTLS was answered."""
+        transport = cast("asyncio.Transport", self.transport)
+        transport.write(bytes(self._out))
+        self._out.clear()
+        self.hold()
+        # No await since `pending` was asked: nothing can come in between.
+        waiter = self._layer_tls(transport)
+        try:
+            await waiter
+        except OSError as error:
+            self.connection_lost(error)
+        # Also when the handshake was cut short without an error, `connection_made` has not come.
+        return self.tls
+
+    def _layer_tls(self, transport: asyncio.Transport) -> asyncio.Future[None]:
+        context = self._house.context
+        if context is None:
+            raise ValueError("this listener has no certificate")
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        layer = sslproto.SSLProtocol(
+            self.loop,
+            self,
+            context,
+            waiter,
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        )
+        self._tls_protocol = layer
+        self._original_transport = transport
+        transport.set_protocol(layer)
+        layer.connection_made(transport)
+        return waiter
+
+    def _after_implicit_handshake(self, waiter: asyncio.Future[None]) -> None:
+        failed = waiter.cancelled() or waiter.exception() is not None
+        if failed or not self.tls:
+            self.cut()
+            self.connection_lost(None)
+
+
+class RunningListener:
+    """An open listener. `host` and `port` are what it is bound to."""
+
+    def __init__(self, house: House, server: asyncio.Server) -> None:
+        self._house = house
+        self._server = server
+        self.host, self.port = server.sockets[0].getsockname()[:2]
+
+    async def drain(self, seconds: float) -> bool:
+        """Accept nobody, take leave of idle clients, finish the data and hand-overs in progress.
+
+        True when all ended within `seconds`; clients still there after that are cut off. Hand-overs
+        to the gate are not: `close` ends them.
+        """
+        self._server.close()
+        return await self._house.drain(seconds)
+
+    def close(self) -> None:
+        """End everything now, hand-overs too."""
+        self._server.close()
+        self._house.close()
+
+
+async def serve_listener(
+    listener: Listener,
+    settings: Settings,
+    gate: Gate,
+    counters: Counters,
+    *,
+    clock: Callable[[], datetime],
+    admission: Admission | None = None,
+) -> RunningListener:
+    """Open one listener in the running loop.
+
+    `counters` is the `Telemetry`. `admission` counts connections: pass one to all listeners of a
+    process, so that `limits.connections` holds for them together; None counts this listener alone.
+    Raises `ConfigError` for an unusable certificate, `OSError` when the address cannot be bound.
+    """
+    for name in ("mail.log", "mail.debug"):
+        logging.getLogger(name).disabled = True  # aiosmtpd logs peers and addresses
+    house = House(
+        listener,
+        settings,
+        gate,
+        counters,
+        clock=clock,
+        admission=admission or Admission(settings.limits),
+    )
+    server = await house.loop.create_server(
+        lambda: RelaySMTP(house), listener.host, listener.port, backlog=_BACKLOG
+    )
+    return RunningListener(house, server)

@@ -1,0 +1,454 @@
+"""The dialogue with one client: commands in, replies out, a complete message to the gate.
+
+No sockets here: `Wire` is what the session needs of one. Every command gets exactly one reply. What
+goes wrong on our side is answered `451 4.3.0` with a reference; the traceback is in the log only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from proxy import log
+from proxy.envelope import Envelope, Submitter
+from proxy.ref import new_ref
+from proxy.replies import Reply, our_fault
+from proxy.smtp import auth, command, replies
+from proxy.smtp.data import Incoming
+from proxy.smtp.limits import AUTH_FAILURES, IDLE_COMMANDS, data_deadline
+from proxy.smtp.wire import Desk, EndlessLine, Gone, Wire
+
+# Octets of a command line with CRLF: RFC 5321 4.5.3.1.4 and what the extensions add; RFC 4954
+# section 4.
+_LINE_MAX = 512
+_LINES_MAX = {b"MAIL": 2048, b"RCPT": 2048, b"AUTH": auth.RESPONSE_MAX}
+_BROWSERS = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT"})
+
+
+@dataclass(slots=True)
+class Transaction:
+    """An open mail transaction, and the recipients already in it."""
+
+    envelope: Envelope
+    exact: set[str] = field(default_factory=set)
+
+
+class Session:
+    """One client. `run` returns when the connection should be closed."""
+
+    def __init__(self, wire: Wire, desk: Desk) -> None:
+        self._wire = wire
+        self._desk = desk
+        self._limits = desk.settings.limits
+        self._hostname = desk.settings.server.hostname
+        self._subaddress = desk.settings.policy.subaddress
+        self._errors_left = self._limits.errors
+        self._messages_left = self._limits.messages_per_connection
+        self._idle_left = IDLE_COMMANDS
+        self._auth_left = AUTH_FAILURES
+        self._helo = self._user = ""
+        self._extended = False
+        self._transaction: Transaction | None = None
+        self._verb = "connect"
+        self._over = self._draining = False
+        self.waiting = False
+
+    # -- The loop --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Greet, then answer one command after the other."""
+        self._wire.say(replies.greeting(self._hostname))
+        while not self._over:
+            if self._draining:
+                self._end(replies.SHUTTING_DOWN)
+                break
+            try:
+                line = await self._line()
+            except Gone:
+                return
+            except EndlessLine:
+                self._end(replies.COMMAND_TOO_LONG_TO_READ)
+                break
+            try:
+                await self._take(line)
+            except Gone:
+                return
+            except Exception as error:  # the edge: our trouble is temporary and tells nothing
+                ref = self._transaction.envelope.ref if self._transaction else self._new_ref()
+                log.incident(ref=ref, error=error)
+                self._reply(our_fault(ref))
+
+    def wind_down(self) -> bool:
+        """Say goodbye after the command in progress; True when there is none and it was said."""
+        self._draining = True
+        if self.waiting and not self._over:
+            self._end(replies.SHUTTING_DOWN)
+            return True
+        return False
+
+    def time_out(self, *, session_over: bool) -> None:
+        """The client let a deadline pass."""
+        self._end(replies.SESSION_TOO_LONG if session_over else replies.TIMED_OUT)
+
+    async def _line(self) -> bytes:
+        self.waiting = True
+        try:
+            return await self._wire.line(self._limits.command_timeout.total_seconds())
+        finally:
+            self.waiting = False
+
+    async def _take(self, line: bytes) -> None:
+        self._verb = "other"
+        if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
+            # Where the client's lines end is in doubt, so nothing of its transaction is sent.
+            self._transaction = None
+            return self._error(replies.BARE_IN_COMMAND)
+        if b"\0" in line:
+            return self._error(replies.NUL_IN_COMMAND)
+        verb, argument = command.split(line[:-2])
+        answer = _COMMANDS.get(verb)
+        if answer is not None:
+            self._verb = verb.decode("ascii")
+        if len(line) > _LINES_MAX.get(verb, _LINE_MAX):
+            return self._error(replies.COMMAND_TOO_LONG)
+        if answer is not None:
+            return await answer(self, argument)
+        if verb in _BROWSERS:
+            return self._end(replies.NOT_A_WEB_SERVER)
+        return self._error(replies.UNKNOWN_COMMAND)
+
+    # -- Replies ---------------------------------------------------------------------------------
+
+    def _reply(self, reply: Reply) -> None:
+        if reply.code == 421:  # RFC 5321 section 3.8: then the channel closes
+            self._over = True
+        self._wire.say(f"{reply}\r\n".encode("ascii"))
+        self._desk.counters.reply(self._verb, reply.code)
+
+    def _refuse(self, reply: Reply) -> None:
+        self._reply(reply)
+        log.smtp_refused(
+            listener=self._desk.listener.address,
+            peer=self._wire.peer,
+            command=self._verb,
+            code=reply.code,
+            reason=reply.text,
+        )
+
+    def _error(self, reply: Reply) -> None:
+        """A refusal that the client could have avoided; after too many it may go."""
+        self._errors_left -= 1
+        if self._errors_left > 0:
+            self._refuse(reply)
+        else:
+            self._end(replies.TOO_MANY_ERRORS)
+
+    def _end(self, reply: Reply) -> None:
+        self._over = True
+        if reply.positive:
+            self._reply(reply)
+        else:
+            self._refuse(reply)
+
+    def _idle(self) -> bool:
+        """Count a command that brings no mail; False when there were too many."""
+        self._idle_left -= 1
+        if self._idle_left < 0:
+            self._end(replies.TOO_MANY_IDLE_COMMANDS)
+        return self._idle_left >= 0
+
+    # -- Greeting and small commands -------------------------------------------------------------
+
+    async def _on_ehlo(self, argument: bytes) -> None:
+        self._hello(argument, extended=True)
+
+    async def _on_helo(self, argument: bytes) -> None:
+        self._hello(argument, extended=False)
+
+    def _hello(self, argument: bytes, *, extended: bool) -> None:
+        if not argument.strip(b" "):
+            return self._error(replies.NAME_WANTED)
+        if not self._idle():
+            return None
+        self._transaction = None
+        self._helo = command.client_name(argument)
+        self._extended = extended
+        if extended:
+            self._wire.say(replies.extensions(self._hostname, self._offers()))
+        else:
+            self._wire.say(replies.hello(self._hostname))
+        return self._desk.counters.reply(self._verb, 250)
+
+    def _offers(self) -> list[str]:
+        offers = [
+            "PIPELINING",
+            f"SIZE {self._limits.message_size}",
+            "8BITMIME",
+            "SMTPUTF8",
+            "ENHANCEDSTATUSCODES",
+        ]
+        if self._desk.listener.tls == "starttls" and not self._wire.tls:
+            offers.append("STARTTLS")
+        if self._auth_helps and self._password_is_safe:
+            offers.append("AUTH " + " ".join(auth.MECHANISMS))
+        return offers
+
+    async def _on_noop(self, _: bytes) -> None:
+        if self._idle():
+            self._reply(replies.OK)
+
+    async def _on_rset(self, argument: bytes) -> None:
+        if argument:
+            return self._error(replies.NO_ARGUMENT_WANTED)
+        if self._idle():
+            self._transaction = None
+            self._reply(replies.OK)
+        return None
+
+    async def _on_quit(self, argument: bytes) -> None:
+        if argument:
+            return self._error(replies.NO_ARGUMENT_WANTED)
+        return self._end(replies.BYE)
+
+    async def _on_help(self, _: bytes) -> None:
+        if self._idle():
+            self._reply(replies.HELP)
+
+    async def _on_vrfy(self, _: bytes) -> None:
+        # Never a word about who is known here.
+        if self._idle():
+            self._reply(replies.CANNOT_VERIFY)
+
+    async def _on_expn(self, _: bytes) -> None:
+        self._error(replies.NOT_IMPLEMENTED)
+
+    async def _on_bdat(self, _: bytes) -> None:
+        # The octets that follow would be read as commands.
+        self._end(replies.NO_CHUNKING)
+
+    # -- TLS and authentication ------------------------------------------------------------------
+
+    async def _on_starttls(self, argument: bytes) -> None:
+        if argument:
+            return self._error(replies.NO_ARGUMENT_WANTED)
+        if self._desk.listener.tls != "starttls":
+            return self._error(replies.NOT_IMPLEMENTED)
+        if self._wire.tls:
+            return self._error(replies.TLS_ALREADY)
+        if self._wire.pending:
+            # RFC 3207 section 5: what came in clear may be somebody else's.
+            return self._end(replies.TALKED_TOO_EARLY)
+        self._reply(replies.READY_FOR_TLS)
+        if not await self._wire.start_tls():
+            raise Gone
+        # RFC 3207 section 4.2: nothing said in clear is known any more.
+        self._helo = self._user = ""
+        self._extended = False
+        self._transaction = None
+        return None
+
+    @property
+    def _auth_helps(self) -> bool:
+        offered = self._desk.listener.auth != "none" and self._desk.authenticator.usable
+        return offered and not self._user
+
+    @property
+    def _password_is_safe(self) -> bool:
+        return self._wire.tls or bool(self._wire.network) or self._desk.password_in_clear
+
+    async def _on_auth(self, argument: bytes) -> None:
+        if self._desk.listener.auth == "none" or not self._desk.authenticator.usable:
+            return self._error(replies.NOT_IMPLEMENTED)
+        if not self._extended:
+            return self._error(replies.HELO_FIRST)
+        if self._user:
+            return self._error(replies.AUTH_AGAIN)
+        if self._transaction is not None:
+            return self._error(replies.AUTH_IN_TRANSACTION)
+        if not self._password_is_safe:
+            return self._error(replies.AUTH_NEEDS_TLS)
+        name, _, initial = argument.strip(b" ").partition(b" ")
+        if not name or b" " in initial:
+            return self._error(replies.AUTH_SYNTAX)
+        try:
+            username, password = await auth.converse(name.upper(), initial, self._ask)
+        except auth.AuthError as error:
+            return self._error(error.reply)
+        self._wire.hold()
+        if await self._desk.authenticator.verify(username, password):
+            self._user = username
+            return self._reply(replies.AUTHENTICATED)
+        self._auth_left -= 1
+        if self._auth_left > 0:
+            return self._refuse(replies.AUTH_FAILED)
+        return self._end(replies.TOO_MANY_FAILURES)
+
+    async def _ask(self, challenge: bytes) -> bytes:
+        """The client's answer to one challenge, still in base64."""
+        self._wire.say(b"334 " + base64.b64encode(challenge) + b"\r\n")
+        line = await self._line()
+        if len(line) > auth.RESPONSE_MAX:
+            raise auth.AuthError(replies.AUTH_TOO_LONG)
+        if not line.endswith(b"\r\n"):
+            raise auth.AuthError(replies.BARE_IN_COMMAND)
+        return line[:-2]
+
+    # -- The transaction -------------------------------------------------------------------------
+
+    async def _on_mail(self, argument: bytes) -> None:
+        if not self._helo:
+            return self._error(replies.HELO_FIRST)
+        if self._transaction is not None:
+            return self._error(replies.NESTED_MAIL)
+        if self._desk.listener.auth == "required" and not self._user:
+            return self._error(replies.AUTH_REQUIRED)
+        if self._messages_left <= 0:
+            return self._end(replies.TOO_MANY_MESSAGES)
+        mail = command.read_mail(
+            argument,
+            extended=self._extended,
+            size_limit=self._limits.message_size,
+            subaddress=self._subaddress,
+        )
+        if isinstance(mail, Reply):
+            return self._refuse(mail) if mail is replies.DECLARED_TOO_BIG else self._error(mail)
+        received_at = self._desk.clock()
+        envelope = Envelope(
+            submitter=self._submitter(utf8=mail.smtputf8),
+            ref=new_ref(received_at),
+            received_at=received_at,
+            mail_from=mail.sender,
+            body_8bit=mail.body_8bit,
+            smtputf8=mail.smtputf8,
+            declared_size=mail.size,
+        )
+        self._wire.hold()
+        answer = await self._desk.gate.mail(envelope)
+        if answer is None or answer.positive:
+            self._transaction = Transaction(envelope)
+        return self._reply(answer or replies.SENDER_OK)
+
+    def _submitter(self, *, utf8: bool) -> Submitter:
+        # RFC 3848 and RFC 6531 section 4.3.
+        protocol = "UTF8SMTP" if utf8 else "ESMTP" if self._extended else "SMTP"
+        if self._extended:
+            protocol += "S" * self._wire.tls + "A" * bool(self._user)
+        return Submitter(
+            listener=self._desk.listener.address,
+            peer=self._wire.peer,
+            network=self._wire.network,
+            credential=self._user,
+            helo=self._helo,
+            tls=self._wire.tls,
+            protocol=protocol,
+        )
+
+    async def _on_rcpt(self, argument: bytes) -> None:
+        if self._transaction is None:
+            return self._error(replies.MAIL_FIRST if self._helo else replies.HELO_FIRST)
+        envelope = self._transaction.envelope
+        recipient = command.read_rcpt(
+            argument, smtputf8=envelope.smtputf8, subaddress=self._subaddress
+        )
+        if isinstance(recipient, Reply):
+            return self._error(recipient)
+        if recipient.exact in self._transaction.exact:
+            return self._reply(replies.RECIPIENT_OK)  # one copy each, however often it is named
+        if not envelope.submitter.may_relay and not self._desk.gate.accepts_from_strangers(
+            recipient
+        ):
+            return self._error(replies.AUTH_REQUIRED if self._auth_helps else replies.RELAY_DENIED)
+        if len(envelope.recipients) >= self._limits.recipients:
+            return self._refuse(replies.TOO_MANY_RECIPIENTS)
+        self._wire.hold()
+        answer = await self._desk.gate.admit(envelope, recipient)
+        if answer is None or answer.positive:
+            envelope.recipients.append(recipient)
+            self._transaction.exact.add(recipient.exact)
+        return self._reply(answer or replies.RECIPIENT_OK)
+
+    async def _on_data(self, argument: bytes) -> None:
+        transaction = self._transaction
+        if argument or transaction is None or not transaction.envelope.recipients:
+            if self._wire.pending:
+                # DATA ends a pipelined group (RFC 2920): what follows is content, never commands.
+                return self._end(replies.TALKED_TOO_EARLY)
+            if argument:
+                return self._error(replies.NO_ARGUMENT_WANTED)
+            first = replies.MAIL_FIRST if self._helo else replies.HELO_FIRST
+            return self._error(first if transaction is None else replies.RCPT_FIRST)
+        self._transaction = None
+        self._messages_left -= 1
+        self._wire.say(replies.GO_AHEAD)
+        incoming = await self._receive()
+        if incoming is None:
+            return self._end(replies.TOO_MUCH_DATA)
+        self._idle_left = IDLE_COMMANDS
+        envelope = transaction.envelope
+        if incoming.fault is not None:
+            log.message_refused(
+                ref=envelope.ref, code=incoming.fault.code, reason=incoming.fault.text
+            )
+            return self._reply(incoming.fault)
+        content = incoming.content()
+        log.message_received(
+            ref=envelope.ref,
+            listener=self._desk.listener.address,
+            size=len(content),
+            recipients=len(envelope.recipients),
+        )
+        self._wire.hold()
+        # From here on the message is the gate's: what happens to this client changes nothing
+        # (delivery.md 4).
+        task = self._desk.work(self._submit(envelope, content))
+        del content
+        answer = await asyncio.shield(task)
+        if answer.positive:
+            self._errors_left = self._limits.errors
+        return self._reply(answer)
+
+    async def _receive(self) -> Incoming | None:
+        """The whole message; None when the client sends on and on. Raises `Gone`."""
+        incoming = Incoming(size_limit=self._limits.message_size, line_limit=self._limits.line)
+        started = self._desk.now()
+        while not incoming.overrun:
+            deadline = data_deadline(
+                started=started,
+                now=self._desk.now(),
+                received=incoming.received,
+                idle=self._limits.data_timeout,
+            )
+            if incoming.feed(await self._wire.read(deadline)):
+                self._wire.give_back(incoming.rest)
+                return incoming
+        return None
+
+    async def _submit(self, envelope: Envelope, content: bytes) -> Reply:
+        try:
+            return await self._desk.gate.submit(envelope, content)
+        except Exception as error:
+            log.incident(ref=envelope.ref, error=error)
+            return our_fault(envelope.ref)
+
+    def _new_ref(self) -> str:
+        return new_ref(self._desk.clock())
+
+
+_COMMANDS: dict[bytes, Callable[[Session, bytes], Awaitable[None]]] = {
+    b"EHLO": Session._on_ehlo,
+    b"HELO": Session._on_helo,
+    b"MAIL": Session._on_mail,
+    b"RCPT": Session._on_rcpt,
+    b"DATA": Session._on_data,
+    b"RSET": Session._on_rset,
+    b"NOOP": Session._on_noop,
+    b"QUIT": Session._on_quit,
+    b"HELP": Session._on_help,
+    b"VRFY": Session._on_vrfy,
+    b"EXPN": Session._on_expn,
+    b"BDAT": Session._on_bdat,
+    b"AUTH": Session._on_auth,
+    b"STARTTLS": Session._on_starttls,
+}
