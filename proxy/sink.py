@@ -128,8 +128,12 @@ class Sink:
         )
         self.smtp_port = self._server.sockets[0].getsockname()[1]
         if http_port is not None:
-            self._inbox = InboxServer(self, public_url=self.public_url)
-            self.http_port = await self._inbox.start(host, http_port)
+            await self.open_inbox(host, http_port)
+
+    async def open_inbox(self, host: str, port: int) -> None:
+        """Serve the inbox; port 0 picks a free one (see `http_port`)."""
+        self._inbox = InboxServer(self, public_url=self.public_url)
+        self.http_port = await self._inbox.start(host, port)
 
     async def close(self) -> None:
         """Stop listening and drop every connection."""
