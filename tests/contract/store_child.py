@@ -1,0 +1,103 @@
+"""A process of its own that uses the store, to be run beside the tests, traced, and killed.
+
+What the store said is durable is then printed, one line of JSON a thing, unbuffered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from store_values import ANNA, BRAM, after, event, high, intake, only, opt_in, outcome, person, row
+
+from proxy.errors import StoreError
+from proxy.store.instance import InstanceLock
+from proxy.store.model import Result, Store
+from proxy.store.sqlite import open_sqlite
+
+
+def say(**words: object) -> None:
+    """Report, in one system call."""
+    os.write(1, json.dumps(words).encode() + b"\n")
+
+
+async def object_(store: Store, uid: str) -> None:
+    """Anna objects."""
+    say(new=await store.append([event(uid, ANNA, at=after(1))]))
+
+
+async def mail(store: Store, count: str) -> None:
+    """Opt in, then send `count` mails: two recipients each, claimed, and recorded for the first."""
+    say(recovered=await store.recover())
+    run = f"{os.getpid()}"
+    for i in range(int(count)):
+        uid = f"{run}.{i}"
+        await store.append([opt_in(uid, ANNA)])
+        say(event=uid)
+        ref = f"{run}-{i}"
+        rows = [row(f"{ref}/anna", ANNA), row(f"{ref}/bram", BRAM, n=2)]
+        claimed = await store.claim(intake(ref, rows, high=await high(store)))
+        say(claimed=ref)
+        await store.record([outcome(claimed.fates[0])])
+        say(relayed=ref)
+
+
+async def fail(store: Store) -> None:
+    """Go on after trouble, to show that the store does not; report how each call ends."""
+    for i in range(3):
+        for name, call in (
+            ("append", store.append([event(f"e{i}", person(f"p{i}"))])),
+            ("claim", store.claim(intake(f"r{i}", row(f"k{i}", BRAM)))),
+            ("lookup", store.lookup([ANNA])),
+            ("ping", store.ping()),
+        ):
+            try:
+                await call
+            except StoreError as error:
+                say(call=name, error=type(error).__name__)
+            else:
+                say(call=name, error=None)
+
+
+async def once(store: Store) -> None:
+    """One mail and one opt-out, each reported when durable, to see the order of system calls."""
+    fate = only(await store.claim(intake("r", row("k"), high=await high(store))))
+    say(step="claim")
+    await store.record([outcome(fate, Result.ACCEPTED)])
+    say(step="record")
+    await store.append([event("o")])
+    say(step="append")
+
+
+async def hold(store: Store) -> None:
+    """Claim one copy and stay alive until standard input ends."""
+    fate = only(await store.claim(intake("held", row("held"), high=await high(store))))
+    say(row=fate.row)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+ACTIONS = {"object": object_, "mail": mail, "fail": fail, "once": once, "hold": hold}
+
+
+async def main(path: Path, action: str, arguments: list[str]) -> None:
+    """Open, act, close."""
+    owner = action != "object"
+    store = await open_sqlite(path, instance="a", owner=owner, create=action == "mail")
+    say(opened=action)
+    await ACTIONS[action](store, *arguments)  # type: ignore[operator]
+    try:
+        await store.close()
+    except StoreError:
+        say(close="failed")
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "lock":
+        with InstanceLock.acquire(Path(sys.argv[1])):
+            say(locked=os.getpid())
+            sys.stdin.read()
+    else:
+        asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

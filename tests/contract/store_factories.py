@@ -1,0 +1,107 @@
+"""Every store that must pass the contract, behind one fixture: `stores`.
+
+A new store is one more class and one more entry of `FACTORIES`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from store_values import after
+
+from proxy.store.model import Store
+from proxy.store.sqlite import open_sqlite
+
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
+
+
+class Stores(Protocol):
+    """Opens stores on one database; those still open are closed at the end of the test."""
+
+    async def open(self, instance: str = "a", *, owner: bool = True) -> Store:
+        """A connection of its own, as another process would have it."""
+        ...
+
+    def elsewhere(self, action: str, *arguments: str) -> str:
+        """Run `store_child.py` in another process to its end; what it printed."""
+        ...
+
+
+#: An empty store, made once: the tests of creation are elsewhere.
+_TEMPLATES: dict[str, bytes] = {}
+
+
+class SqliteStores:
+    """Stores on one real file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "store.db"
+        self._opened: list[Store] = []
+        if (template := _TEMPLATES.get("sqlite")) is not None:
+            self.path.write_bytes(template)
+
+    async def open(self, instance: str = "a", *, owner: bool = True) -> Store:
+        """See `Stores.open`."""
+        store = await open_sqlite(
+            self.path, instance=instance, owner=owner, create=True, clock=lambda: after(3600)
+        )
+        if "sqlite" not in _TEMPLATES:
+            await store.close()
+            _TEMPLATES["sqlite"] = self.path.read_bytes()
+            return await self.open(instance, owner=owner)
+        self._opened.append(store)
+        return store
+
+    def elsewhere(self, action: str, *arguments: str) -> str:
+        """See `Stores.elsewhere`."""
+        done = subprocess.run(
+            child(self.path, action, *arguments),
+            env=child_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    async def close(self) -> None:
+        """Close what the test left open."""
+        for store in self._opened:
+            await store.close()
+
+
+def child(path: Path, action: str, *arguments: str) -> list[str]:
+    """The command line of `store_child.py`."""
+    return [sys.executable, str(_HERE / "store_child.py"), str(path), action, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment in which a child finds the code."""
+    paths = os.pathsep.join([str(_ROOT), str(_HERE)])
+    return {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def lines(printed: str) -> list[dict[str, object]]:
+    """What a child reported: one JSON object a line; a last line cut by a kill is no report."""
+    whole = printed.split("\n")[:-1]
+    return [json.loads(line) for line in whole]
+
+
+FACTORIES = {"sqlite": SqliteStores}
+
+
+@pytest.fixture(params=sorted(FACTORIES))
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
+    """Each store of `FACTORIES` in turn, on a database of its own."""
+    factory = FACTORIES[request.param](tmp_path)
+    yield factory
+    await factory.close()
