@@ -248,6 +248,3 @@ def _delivery(parts: Parts) -> Iterator[Finding]:
     if retention is not None and delivery.dedupe_window > retention.evidence:
         remedy = "a copy can only be known again while its record is kept"
         yield key, "is longer than retention.evidence", remedy
-    if delivery.attempt_hold > delivery.inline_wait:
-        remedy = "give up before the dot well before the client gives up on us"
-        yield "delivery.attempt_hold", "is longer than delivery.inline_wait", remedy

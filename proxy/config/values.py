@@ -15,7 +15,15 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import idna
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+)
 from pydantic_core import PydanticCustomError
 
 Network = IPv4Network | IPv6Network
@@ -231,5 +239,5 @@ Slug = Annotated[StrictStr, AfterValidator(slug)]
 BaseUrl = Annotated[StrictStr, AfterValidator(_base_url)]
 WebUrl = Annotated[StrictStr, AfterValidator(_web_url)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
-FrozenCounts = Annotated[Mapping[Slug, Count], AfterValidator(_freeze)]
-FrozenTexts = Annotated[Mapping[Domain, Text], AfterValidator(_freeze)]
+FrozenCounts = Annotated[Mapping[Slug, Count], AfterValidator(_freeze), PlainSerializer(dict)]
+FrozenTexts = Annotated[Mapping[Domain, Text], AfterValidator(_freeze), PlainSerializer(dict)]
