@@ -87,6 +87,14 @@ def _breaks(facts: Facts, decision: Decision) -> Iterator[_Repair]:
 
 
 def _repairs(facts: Facts, decision: Decision) -> Iterator[_Repair]:
+    opt_in = OptIn(box=Box.UNTICKED, withdrawal_info_given=True, confirmed_at=facts.at)
+    words = "an unticked box, with evidence, confirmed, after any objection"
+    asked_anew = _added(facts, opt_in, "opt-in", words, evidence=_NEW)
+    if decision.reason is Reason.SUPPRESSED:
+        # What was said stays said: first what a person can still do.
+        contact = Contact(via=ContactVia.CLICK)
+        yield _added(facts, contact, "contact", "the person acts after the bounce", evidence="")
+        yield asked_anew
     by_uid = {event.uid: event for event in facts.events if event.sender == facts.sender.id}
     for step in decision.trace:
         if step.answer is Answer.YES:
@@ -95,12 +103,7 @@ def _repairs(facts: Facts, decision: Decision) -> Iterator[_Repair]:
         event = by_uid.get(step.event) if step.event else None
         if event is not None:
             yield from _of_event(facts, step.condition, event)
-    if decision.reason is Reason.SUPPRESSED:
-        contact = Contact(via=ContactVia.CLICK)
-        yield _added(facts, contact, "contact", "the person acts after the bounce", evidence="")
-    opt_in = OptIn(box=Box.UNTICKED, withdrawal_info_given=True, confirmed_at=facts.at)
-    words = "an unticked box, with evidence, confirmed, after any objection"
-    yield _added(facts, opt_in, "opt-in", words, evidence=_NEW)
+    yield asked_anew
 
 
 def _of_event(facts: Facts, condition: str, event: Event) -> Iterator[_Repair]:

@@ -435,3 +435,13 @@ def refuse_early(facts: Facts, packs: Packs) -> Decision | None:
     """
     decision = _Run(facts, packs, early=True).decide()
     return decision if decision is not None and decision.verdict is Verdict.BLOCK else None
+
+
+def living_basis(facts: Facts, packs: Packs) -> Decision | None:
+    """What a person could be written to on: the allow that only the message could still turn.
+
+    For counting and forecasts. Conditions of content and all duties are taken as met; None where
+    any marketing mail would be blocked.
+    """
+    decision = _Run(facts, packs, early=True).decide()
+    return decision if decision is not None and decision.verdict is Verdict.ALLOW else None

@@ -148,5 +148,6 @@ def _gates(rule: Rule) -> dict[str, object]:
     for item in fields(rule.gates):
         value = getattr(rule.gates, item.name)
         if value is not None and value is not False:
-            gates[item.name] = sorted(value) if isinstance(value, frozenset) else value
+            many = isinstance(value, frozenset)
+            gates[item.name] = ", ".join(sorted(value)) if many else value
     return gates
