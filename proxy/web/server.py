@@ -62,7 +62,7 @@ class HttpServer:
 
     async def stop(self) -> None:
         """Accept no more, let requests in progress end (at most 10 s), close. Twice is safe."""
-        self._server.should_exit = True
+        self._server.end()
         if self._task is not None:
             await self._task
 
@@ -88,11 +88,22 @@ class _Config(uvicorn.Config):
 
 
 class _Embedded(uvicorn.Server):
-    """Leaves signals to the process's owner and says when it accepts."""
+    """Leaves signals to the process's owner, says when it accepts, and wakes once a second."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.accepting = asyncio.Event()
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # 0: the Date header is made anew
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._ending.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -127,6 +138,8 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Head and body are two writes: without this the second may wait 40 ms for the first's ACK.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._set_alarm()
         if len(self.connections) > self._limits.connections and not self._evict():
             self._refuse(503, "Too many connections")
