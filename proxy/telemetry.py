@@ -8,32 +8,34 @@ tenth, counts as `other`. Times are seconds, sizes bytes.
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Protocol
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
+from prometheus_client.exposition import choose_encoder
 
 from policy.model import Category, Reason, Severity, Verdict, Via
 from proxy.config import Settings, Stream
 
-CEILING = 490
 OTHER = "other"
 NONE = "none"
 
 OUTCOMES = ("relayed", "blocked", "deferred", "failed", "returned", "unknown", "answered")
 OUTBOX_STATES = ("waiting", "attempting", "held")
 EXPIRING = ("30d", "60d", "90d")
-OPERATIONS = ("admit", "submit", "record", "optout", "census")
+OPERATIONS = (
+    *("lookup", "read", "claim", "reclaim", "append", "record", "recover"),  # the store's own
+    *("admit", "submit"),  # the gate's: a client heard 451
+)
 COMMANDS = ("connect", "ehlo", "helo", "starttls", "auth", "mail", "rcpt", "data", OTHER)
 CODES = (
     *(220, 221, 235, 250, 251, 252, 334, 354, 421, 432, 450, 451, 452, 454, 455, 500, 501, 502),
@@ -60,9 +62,17 @@ _NOT_MARKETING_BLOCKS = (
     *(Reason.INVALID_ADDRESS, Reason.NOT_AUTHORISED),
 )
 
+_CEILING = 495
 _NAMED = 10
+_PACKS = 20
 _MILLISECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 _GROUP = (1, 2, 4, 8, 16, 64, 256)
+
+_NAME = re.compile(r"[a-z][a-z_-]{0,19}")
+_CODES = frozenset(str(code) for code in CODES)
+_VIAS = frozenset(via.value for via in Via)
+_VERDICTS = frozenset(verdict.value for verdict in Verdict)
+_REASONS = frozenset(reason.value for reason in Reason)
 
 Labels = tuple[str, ...]
 
@@ -87,20 +97,31 @@ class PackLike(Protocol):
 
 
 class _Counters:
-    """The children of one labelled counter: closed, at most `most` plus what `rest` folds to."""
+    """The children of one labelled counter, a bounded set.
+
+    `most` as they come; then `spare` more with labels folded by `rest`; then one, all `other`.
+    """
 
     def __init__(
         self,
         counter: Counter,
-        most: int,
         close: Callable[[Labels], Labels],
-        rest: Callable[[Labels], Labels],
+        *,
+        most: int,
+        spare: int = 0,
+        rest: Callable[[Labels], Labels] = lambda labels: labels,
     ) -> None:
         self._counter = counter
         self._close = close
         self._rest = rest
         self._children: dict[Labels, Counter] = {}
         self.most = most
+        self.spare = spare
+
+    @property
+    def room(self) -> int:
+        """How many children more there can ever be."""
+        return self.most + self.spare + 1 - len(self._children)
 
     def make(self, all_labels: Iterable[Labels]) -> None:
         """Create children at zero, in order of importance, while there is room."""
@@ -114,13 +135,19 @@ class _Counters:
         (self._late(labels) if child is None else child).inc()
 
     def _late(self, labels: Labels) -> Counter:
-        labels = self._close(labels)
-        if labels not in self._children and len(self._children) >= self.most:
-            labels = self._rest(labels)
-        child = self._children.get(labels)
-        if child is None:
-            child = self._children[labels] = self._counter.labels(*labels)
-        return child
+        closed = self._close(labels)
+        tries = (
+            (closed, self.most),
+            (self._rest(closed), self.most + self.spare),
+            ((OTHER,) * len(labels), self.most + self.spare + 1),
+        )
+        for wanted, limit in tries:
+            child = self._children.get(wanted)
+            if child is None and len(self._children) < limit:
+                child = self._children[wanted] = self._counter.labels(*wanted)
+            if child is not None:
+                return child
+        raise AssertionError("the last try always has room")
 
 
 class Telemetry:
@@ -204,43 +231,39 @@ class Telemetry:
             streams = (*streams, OTHER)
         self._sessions = _Counters(
             self._counter("smtp_sessions_total", "SMTP connections accepted.", ("listener",)),
-            len(self._listeners),
             lambda v: v,
-            lambda v: (OTHER,),
+            most=len(self._listeners),
         )
         self._sessions.make((x,) for x in self._listeners.values())
         self._store_errors = _Counters(
             self._counter(
                 "store_errors_total", "Times the store could not answer.", ("operation",)
             ),
-            2 * len(OPERATIONS),
-            lambda v: v,
-            lambda v: (OTHER,),
+            lambda v: v if _NAME.fullmatch(v[0]) else (OTHER,),
+            most=len(OPERATIONS) + 4,
         )
         self._store_errors.make((x,) for x in OPERATIONS)
         self._messages = _Counters(
             self._counter(
                 "messages_total", "Recipients' mails by how they ended.", ("stream", "outcome")
             ),
-            len(OUTCOMES) * (_NAMED + 1),
             lambda v: (v[0], v[1] if v[1] in OUTCOMES else OTHER),
-            lambda v: (OTHER, OTHER),
+            most=len(OUTCOMES) * len(streams),
         )
         self._messages.make((s, o) for s in streams for o in OUTCOMES)
         self._optouts = _Counters(
             self._counter("optouts_total", "Opt-outs recorded.", ("stream", "via")),
-            3 * len(streams) + 8,
-            lambda v: (v[0], v[1] if v[1] in set(Via) else OTHER),
-            lambda v: (OTHER, OTHER),
+            lambda v: (v[0], v[1] if v[1] in _VIAS else OTHER),
+            most=3 * len(streams) + 4,
         )
         taken = (Via.ONE_CLICK.value, Via.PAGE.value, Via.MAILTO.value)
         self._optouts.make((s, via) for s in streams for via in taken)
-        codes = {str(code) for code in CODES}
         self._replies = _Counters(
             self._counter("smtp_replies_total", "SMTP replies given.", ("command", "code")),
-            36,
-            lambda v: (v[0] if v[0] in COMMANDS else OTHER, v[1] if v[1] in codes else OTHER),
-            lambda v: (OTHER, OTHER),
+            lambda v: (v[0] if v[0] in COMMANDS else OTHER, v[1] if v[1] in _CODES else OTHER),
+            most=32,
+            spare=len(COMMANDS),
+            rest=lambda v: (v[0], OTHER),
         )
         self._replies.make(
             [("mail", "250"), ("rcpt", "250"), ("rcpt", "550"), ("data", "250"), ("data", "451")]
@@ -251,27 +274,33 @@ class Telemetry:
                 "Decisions by the law that gave the reason.",
                 ("jurisdiction", "verdict"),
             ),
-            40,
-            lambda v: (v[0] if v[0] in self._jurisdictions else OTHER, v[1]),
-            lambda v: (OTHER, v[1]),
+            lambda v: (
+                v[0] if v[0] in self._jurisdictions else OTHER,
+                v[1] if v[1] in _VERDICTS else OTHER,
+            ),
+            most=36,
+            spare=len(_VERDICTS),
+            rest=lambda v: (OTHER, v[1]),
         )
         self._decisions = _Counters(
             self._counter("decisions_total", "Decisions.", ("stream", "verdict", "reason", "mode")),
-            0,
             _closed_decision,
-            lambda v: (v[0], v[1], OTHER, v[3]),
+            most=0,
+            spare=len(_VERDICTS) * len(streams),
+            rest=lambda v: (v[0], v[1], OTHER, v[3]),
         )
         self._make_decisions(settings)
 
     def _make_decisions(self, settings: Settings) -> None:
-        """What each stream can get at zero, the likeliest first, in the room the others leave.
-
-        Reserved: what the other families can still grow to, and one `other` per stream and verdict.
-        """
+        """What each stream can get at zero, the likeliest first, in the room the others leave."""
+        others = (
+            *(self._sessions, self._store_errors, self._messages),
+            *(self._optouts, self._replies, self._by_jurisdiction),
+        )
+        taken = sum(len(family.samples) for family in self._registry.collect())
+        taken += _PACKS + sum(family.room for family in others) + self._decisions.room
+        self._decisions.most = max(_CEILING - taken, 0)
         streams = settings.streams[: _NAMED + 1]
-        reserved = 20 + 40 + 36 + 8 + len(OPERATIONS) + 6 + 3 * len(streams)
-        samples = sum(len(family.samples) for family in self._registry.collect())
-        self._decisions.most = max(CEILING - reserved - samples, 0)
         pairs = [(self._label.get(s.id, OTHER), s.mode, _possible(s)) for s in streams]
         for rank in range(max(len(possible) for *_, possible in pairs)):
             self._decisions.make(
@@ -282,7 +311,7 @@ class Telemetry:
 
     # -- events ----------------------------------------------------------------------------------
 
-    def decided(  # noqa: PLR0917 - the label values, in the order of the family
+    def decided(
         self, stream: str, verdict: str, reason: str, mode: str, jurisdiction: str, seconds: float
     ) -> None:
         """One decision taken, in `seconds`."""
@@ -374,15 +403,16 @@ class Telemetry:
         """The packs in use from now on; their jurisdictions get children at zero."""
         known = list(packs)
         self._pack_info.clear()
-        for pack in known[:20]:
+        for pack in known[:_PACKS]:
             self._pack_info.labels(pack.id, pack.version, pack.digest[:12]).set(1)
         self._jurisdictions = frozenset({NONE, *(pack.id for pack in known)})
         verdicts = (Verdict.ALLOW.value, Verdict.BLOCK.value)
         self._by_jurisdiction.make((p.id, v) for p in known for v in verdicts)
 
-    def render(self) -> tuple[bytes, str]:
-        """The exposition text and its content type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """All families in the format that the Accept header prefers, and its content type."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
 
 
 def _possible(stream: Stream) -> list[tuple[Verdict, Reason]]:
@@ -406,7 +436,7 @@ def _closed_decision(labels: Labels) -> Labels:
     stream, verdict, reason, mode = labels
     return (
         stream,
-        verdict if verdict in set(Verdict) else OTHER,
-        reason if reason in set(Reason) else OTHER,
+        verdict if verdict in _VERDICTS else OTHER,
+        reason if reason in _REASONS else OTHER,
         mode if mode in ("enforce", "observe") else OTHER,
     )

@@ -1,4 +1,4 @@
-"""`config/sluis.toml` and `docs/configuration.md` say what the code does: all keys, all defaults."""
+"""The reference file and the page on configuration say what the code does, key by key."""
 
 from __future__ import annotations
 
