@@ -223,11 +223,6 @@ def pack_loaded(*, pack: str, version: str, digest: str) -> None:
     _out.info("pack.loaded", pack=pack, version=version, digest=digest)
 
 
-def keys_created(*, path: str) -> None:
-    """A new key file was made: back it up, tokens and pseudonyms depend on it."""
-    _out.warning("keys.created", path=path)
-
-
 def incident(*, ref: str, error: BaseException) -> None:
     """Something unforeseen, answered 451: the last frames without values, and the reference."""
     frames = traceback.format_exception(error, limit=-12)
@@ -331,20 +326,6 @@ def recipient_decided(
     )
 
 
-def recipient_refused(*, ref: str, stream: str, code: int, reason: str) -> None:
-    """A recipient was refused at RCPT."""
-    _limited(
-        "info",
-        "recipient.refused",
-        (stream, code, reason.partition(" ")[0]),
-        _REFUSALS,
-        ref=ref,
-        stream=stream,
-        code=code,
-        reason=reason,
-    )
-
-
 def message_attempted(*, ref: str, n: int, result: str, stage: str) -> None:
     """One attempt ended: accepted, temporary, permanent, unsent or unknown, at which stage."""
     _limited(
@@ -356,20 +337,6 @@ def message_attempted(*, ref: str, n: int, result: str, stage: str) -> None:
         n=n,
         result=result,
         stage=stage,
-    )
-
-
-def message_relayed(*, ref: str, n: int, upstream: str, reply: str) -> None:
-    """The upstream took one copy; its own reply."""
-    _limited(
-        "info",
-        "message.relayed",
-        (upstream,),
-        _ROUTINE,
-        ref=ref,
-        n=n,
-        upstream=upstream,
-        reply=reply,
     )
 
 

@@ -404,7 +404,7 @@ class Telemetry:
         known = list(packs)
         self._pack_info.clear()
         for pack in known[:_PACKS]:
-            self._pack_info.labels(pack.id, pack.version, pack.digest[:12]).set(1)
+            self._pack_info.labels(pack.id, pack.version, pack.digest[:8]).set(1)
         self._jurisdictions = frozenset({NONE, *(pack.id for pack in known)})
         verdicts = (Verdict.ALLOW.value, Verdict.BLOCK.value)
         self._by_jurisdiction.make((p.id, v) for p in known for v in verdicts)
