@@ -1,0 +1,198 @@
+"""What a mail really shows its reader: sender, postal address, opt-out, an honest subject.
+
+The facts of `decision.md` section 6, from the decoded text of the displayed parts;
+`List-Unsubscribe` alone never counts. A duty is met when the richest part meets it: the last
+text/html, else the last text/plain. What cannot be read is unknown, and unknown never helps.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from urllib.parse import unquote
+
+from policy.model import Unsubscribe
+from proxy.message import encoded, markup
+from proxy.message.displayed import Kind, Target, targets, text_of
+from proxy.message.header import Header, from_mailbox
+from proxy.message.mime import OpaqueError, scan
+from proxy.message.words import REPLY_PREFIXES, Words
+
+_REPLY = re.compile(
+    rf"(?:{'|'.join(REPLY_PREFIXES)})\s*(?:\[\d{{1,3}}\]|\(\d{{1,3}}\)|\d{{1,2}})?\s*\.?\s*:"
+)
+_INVISIBLE = re.compile(r"[\u00ad\u034f\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]+")
+_URL = re.compile(r"(?:https:|mailto:)[^\s<>\"']+", re.IGNORECASE)
+_NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
+# What an opt-out may lead to (message.md 6), and what keeps the words of two links apart.
+_WORKING = ("https:", "mailto:")
+_APART = "\n|||||\n"
+# Canonical ordering of combining marks is quadratic in their number: normalised piece by piece.
+_PIECE = 256
+_FOLDED = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to look for: of the sender, and `own_url`, what stands before a token in our own links.
+
+    `languages` chooses the lists of opt-out words, none for all that there are.
+    """
+
+    names: tuple[str, ...]
+    postal_address: str
+    own_url: str
+    languages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The facts of one mail; None is unknown.
+
+    `opaque` says why the displayed text could not be read, "" where it was. `own_tokens` are those
+    of our own links in the text: such a link is an opt-out for its own recipient only
+    (`for_holder`).
+    """
+
+    sender_identity: bool | None
+    postal_address: bool | None
+    unsubscribe: Unsubscribe | None
+    unsubscribe_valid_days: int | None = None
+    fake_reply: bool
+    opaque: str = ""
+    own_tokens: frozenset[str] = frozenset()
+    marks: tuple[str, ...] = ()
+
+    def for_holder(self) -> Shown:
+        """The facts of the copy for the person that one of `own_tokens` was sealed for.
+
+        Tokens of ours never expire, so the opt-out is valid without limit (0 days).
+        """
+        return replace(self, unsubscribe=Unsubscribe.LINK, unsubscribe_valid_days=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    kind: Kind
+    identity: bool
+    address: bool
+    opt_out: bool
+    own_tokens: frozenset[str]
+
+
+def inspect(content: bytes, header: Header, wanted: Wanted) -> Shown:
+    """Look at one mail; work is bounded, but above a megabyte it belongs in a thread."""
+    author = from_mailbox(header)
+    named = author is not None and _names(fold(author.name), wanted)
+    fake = fake_reply(header)
+    try:
+        found = targets(scan(content, header))
+        seen = [_see(content, target, wanted) for target in found]
+        rich = [s for s in seen if s.kind is not Kind.AMP]
+        if not rich:
+            raise OpaqueError("no part is displayed")
+    except OpaqueError as error:
+        return Shown(
+            sender_identity=True if named else None,
+            postal_address=None,
+            unsubscribe=None,
+            fake_reply=fake,
+            opaque=str(error),
+        )
+    richest = next((s for s in reversed(rich) if s.kind is Kind.HTML), rich[-1])
+    # An AMP part replaces the others where it is shown, and is never edited.
+    amp = [s for s in seen if s.kind is Kind.AMP]
+    opt_out = richest.opt_out and all(s.opt_out for s in amp)
+    tokens = richest.own_tokens
+    for part in amp:
+        tokens = tokens if part.opt_out else tokens & part.own_tokens
+    poorer = any(
+        (richest.identity and not other.identity)
+        or (richest.address and not other.address)
+        or ((richest.opt_out or richest.own_tokens) and not (other.opt_out or other.own_tokens))
+        for other in rich
+    )
+    return Shown(
+        sender_identity=named or richest.identity,
+        postal_address=richest.address if wanted.postal_address else None,
+        unsubscribe=Unsubscribe.LINK if opt_out else Unsubscribe.NONE,
+        fake_reply=fake,
+        own_tokens=tokens,
+        marks=("partial_alternative",) if poorer else (),
+    )
+
+
+def fake_reply(header: Header) -> bool:
+    """A subject that plays a reply or a forward in a mail that answers none."""
+    if any(header.first(name) for name in (b"in-reply-to", b"references")):
+        return False
+    subject = fold(_INVISIBLE.sub("", encoded.decode(header.first(b"subject") or b"")))
+    return _REPLY.match(subject.lstrip()) is not None
+
+
+def fold(text: str) -> str:
+    """NFKC and casefold, white space collapsed: how names and words are compared."""
+    if not text.isascii():
+        pieces = (text[i : i + _PIECE] for i in range(0, len(text), _PIECE))
+        # One character may become eighteen; what is beyond the bound is not looked at.
+        text = "".join([unicodedata.normalize("NFKC", piece) for piece in pieces])[:_FOLDED]
+    return " ".join(text.casefold().split())
+
+
+def _see(content: bytes, target: Target, wanted: Wanted) -> _Seen:
+    text = text_of(content, target.part)
+    if target.kind is Kind.PLAIN:
+        places = _text_places(text)
+    else:
+        page = markup.read(text)
+        text = page.text
+        places = [([link.href.strip()], link.text) for link in page.links]
+    own: set[str] = set()
+    said: list[str] = []
+    for urls, words in places:
+        foreign = [url for url in urls if not url.startswith(wanted.own_url)]
+        foreign = [url for url in foreign if url.lower().startswith(_WORKING)]
+        said += [unquote(url) for url in foreign]
+        said += [words] if foreign else []
+        for url in urls:
+            if url.startswith(wanted.own_url):
+                token = _TOKEN.match(url, len(wanted.own_url))
+                own |= {token[0]} if token else set()
+    folded = fold(text)
+    return _Seen(
+        kind=target.kind,
+        identity=_names(folded, wanted),
+        address=_address(folded, wanted),
+        # One search over all that is said of all links: they may be tens of thousands.
+        opt_out=_words(wanted.languages).found_in(fold(_APART.join(said))),
+        own_tokens=frozenset(own),
+    )
+
+
+def _text_places(text: str) -> list[tuple[list[str], str]]:
+    """The URLs of each line, and the words beside them: the line and the last one before it."""
+    places: list[tuple[list[str], str]] = []
+    before = ""
+    for line in text.splitlines():
+        urls = _URL.findall(line)
+        if urls:
+            places.append((urls, f"{before}{_APART}{_URL.sub(' ', line)}"))
+        before = line if line.strip() else before
+    return places
+
+
+def _names(folded: str, wanted: Wanted) -> bool:
+    return any(name and name in folded for name in map(fold, wanted.names))
+
+
+def _address(folded: str, wanted: Wanted) -> bool:
+    address = _NO_LETTER_OR_DIGIT.sub("", fold(wanted.postal_address))
+    return bool(address) and address in _NO_LETTER_OR_DIGIT.sub("", folded)
+
+
+@lru_cache(maxsize=64)
+def _words(languages: tuple[str, ...]) -> Words:
+    return Words(languages)
