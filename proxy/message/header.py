@@ -40,7 +40,7 @@ VISIBLE = (b"to", b"cc", b"resent-to", b"resent-cc")
 _MESSAGE_ID_MAX = 998
 
 
-class HeaderRefused(ValueError):  # noqa: N818 - a refusal, no error of ours
+class HeaderRefused(ValueError):
     """This header block is refused whatever the class of the mail; `reply` says so."""
 
     def __init__(self, reply: Reply) -> None:
