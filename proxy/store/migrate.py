@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from proxy.errors import StoreDown, StoreUnavailable
 from proxy.store.connection import BUSY_TIMEOUT, address, configure
 from proxy.store.instance import create_file, sync_directory
 from proxy.store.schema import APPLICATION_ID, REVISION
+
+#: Alembic keeps its context in a module: one upgrade at a time in a process.
+_ALEMBIC = threading.Lock()
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -118,7 +122,7 @@ def _upgrade(db: sqlite3.Connection, path: Path, current: str | None) -> None:
     def begin(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    with engine.connect() as connection:
+    with _ALEMBIC, engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
