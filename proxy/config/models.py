@@ -48,7 +48,7 @@ from proxy.config.values import (
 
 def _later(value: object) -> object:
     """Refuse what the design knows and this version cannot do, rather than ignore it."""
-    if value in _LATER or value is True:
+    if value is True or (isinstance(value, str) and value in _LATER):
         remedy = f"use {_LATER.get(str(value), 'false, or leave the key out')}"
         raise wrong(f"asks for {str(value).lower()}, which this version cannot do", remedy)
     return value

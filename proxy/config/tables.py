@@ -74,7 +74,8 @@ def _report(draft: Draft, prefix: str, table: type[Table], detail: ErrorDetails)
     elif kind in ("literal_error", "enum"):
         draft.add(key, f"is {_shown(detail)}", f"must be {context['expected']}")
     else:
-        draft.add(key, f"is {_shown(detail)}", _WORDS.get(kind, detail["msg"]).format(**context))
+        words = _WORDS[kind].format(**context) if kind in _WORDS else detail["msg"]
+        draft.add(key, f"is {_shown(detail)}", words)
 
 
 _WORDS = {
@@ -82,11 +83,11 @@ _WORDS = {
     "int_type": "must be a whole number without quotes",
     "bool_type": "must be true or false, without quotes",
     "tuple_type": 'must be a list: ["..."]',
-    "mapping_type": "must be a table: { name = value }",
-    "dict_type": "must be a table: { name = value }",
+    "mapping_type": "must be a table: {{ name = value }}",
+    "dict_type": "must be a table: {{ name = value }}",
     "greater_than_equal": "must be at least {ge}",
     "string_pattern_mismatch": "must match {pattern}",
-    "dataclass_type": 'must be a list of products, or { products = ["..."], reviewer = "..." }',
+    "dataclass_type": 'must be a list of products, or {{ products = ["..."], reviewer = "..." }}',
 }
 
 
