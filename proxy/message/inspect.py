@@ -27,7 +27,7 @@ _INVISIBLE = re.compile(r"[\u00ad\u034f\u200b-\u200f\u2028-\u202e\u2060-\u2064\u
 _URL = re.compile(r"(?:https:|mailto:)[^\s<>\"']+", re.IGNORECASE)
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
-# What an opt-out may lead to (message.md 6), and what keeps the words of two links apart.
+# What an opt-out may lead to, and what keeps the words of two links apart.
 _WORKING = ("https:", "mailto:")
 _APART = "\n|||||\n"
 # Canonical ordering of combining marks is quadratic in their number: normalised piece by piece.

@@ -1,9 +1,10 @@
-"""What is removed, added and left: message.md sections 2 and 3, planned once, applied per copy."""
+"""What is removed, added and left (docs/message.md), planned once and applied per copy."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -100,6 +101,21 @@ def test_a_marketing_copy_byte_for_byte() -> None:
     assert planned.message_id == "<01J9ZV3K7Q8M4T@gate.acme.example>"
     assert planned.marks == ("one_click_unsigned",)
     assert planned.refusal(ANNA) is None
+
+
+def test_the_page_for_users_shows_a_real_copy() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "message.md").read_text(encoding="utf-8")
+    example = page.split("```\n")[1].replace("\n", "\r\n").encode()
+    planned = plan(
+        index(
+            b"From: Acme <news@news.acme.example>\r\nBcc: c@example.nl\r\nSubject: Spring\r\n\r\n"
+        ),
+        envelope=envelope(),
+        site=FB,
+        publication=NEWS,
+        campaign="spring-2026",
+    )
+    assert copy_head(planned, number=2, recipient=ANNA, token="k1.AAAA") == example + b"\r\n"
 
 
 def test_other_mail_gets_a_trace_and_loses_control_fields_and_bcc() -> None:

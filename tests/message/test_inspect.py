@@ -1,4 +1,4 @@
-"""What a mail shows: message.md section 6 (displayed parts, finding) and `fake_reply`."""
+"""What a mail shows its reader: displayed parts, finding, and `fake_reply`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many recipients a reader sees: message.md section 7."""
+"""How many recipients a reader sees."""
 
 from __future__ import annotations
 
