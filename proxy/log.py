@@ -50,6 +50,11 @@ def _clean(value: object, limit: int = _TEXT) -> object:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
+def _short(text: str) -> str:
+    """What makes two failures of one kind; cleaned before the cut, lest half an address is left."""
+    return str(_clean(text))[:40]
+
+
 def _cleaned(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return {
         key: _clean(value, _TRACE if key == "traceback" else _TEXT) for key, value in event.items()
@@ -250,7 +255,7 @@ def library_warned(*, logger: str, text: str, error: str) -> None:
     _limited(
         "warning",
         "library.warned",
-        (logger, text[:40]),
+        (logger, _short(text)),
         _REFUSALS,
         logger=logger,
         text=text,
@@ -358,7 +363,7 @@ def store_failed(*, ref: str, operation: str, error: str) -> None:
     _limited(
         "error",
         "store.failed",
-        (operation, error[:40]),
+        (operation, _short(error)),
         _REFUSALS,
         ref=ref,
         operation=operation,
@@ -371,7 +376,7 @@ def upstream_failed(*, ref: str, error: str, upstream: str = "") -> None:
     _limited(
         "error",
         "upstream.failed",
-        (upstream, error[:40]),
+        (upstream, _short(error)),
         _REFUSALS,
         ref=ref,
         upstream=upstream,

@@ -215,6 +215,15 @@ def test_no_address_and_no_token_at_any_level(name: str, text: str, lines: Lines
     assert lines.text()
 
 
+@pytest.mark.parametrize("name", sorted(EVENTS))
+def test_no_part_of_an_address_in_what_was_suppressed(name: str, lines: Lines) -> None:
+    for cut in range(30, 40):
+        for _ in range(200):
+            call(name, "x" * cut + " anna.canary@example.nl")
+    log.server_stopped()
+    assert "anna" not in lines.text()
+
+
 def test_a_failure_shows_where_and_no_values(lines: Lines) -> None:
     secret = "-".join(("canary", "secret"))
 
