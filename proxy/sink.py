@@ -149,6 +149,21 @@ class Sink:
         for peer in list(self._peers):
             peer.drop()
 
+    def pause(self) -> None:
+        """Stop reading from every connection open now."""
+        for peer in self._peers:
+            peer.pause()
+
+    def say(self, raw: bytes) -> None:
+        """Write `raw` on every connection open now."""
+        for peer in self._peers:
+            peer.say(raw)
+
+    @property
+    def deaf(self) -> int:
+        """Open connections that answer no more (`Step.SILENT`)."""
+        return sum(peer.deaf for peer in self._peers)
+
     def clear(self) -> None:
         """Forget all mails."""
         self.messages.clear()
@@ -209,6 +224,7 @@ class _Peer(asyncio.Protocol):
         self._in_data = False
         self._too_big = False
         self._deaf = False
+        self._upgrading = False
         self._out: list[bytes] = []
         self._mail_from: bytes | None = None
         self._parameters = b""
@@ -230,13 +246,29 @@ class _Peer(asyncio.Protocol):
         if self._deaf:
             return
         self._buffer += data
-        while not self._deaf and (self._data() if self._in_data else self._line()):
-            pass
+        self._work()
+
+    def _work(self) -> None:
+        while not (self._deaf or self._upgrading):
+            if not (self._data() if self._in_data else self._line()):
+                break
         self._flush()
+
+    @property
+    def deaf(self) -> bool:
+        return self._deaf
 
     def drop(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    def pause(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def say(self, raw: bytes) -> None:
+        self._out.append(raw)
+        self._flush()
 
     def _flush(self) -> None:
         if self._out and self._transport is not None and not self._transport.is_closing():
@@ -361,8 +393,7 @@ class _Peer(asyncio.Protocol):
 
     def _start_tls(self, context: ssl.SSLContext) -> None:
         self._flush()
-        self._deaf = True
-        self._buffer.clear()  # what came before TLS counts for nothing
+        self._upgrading = True
         self._upgrade = asyncio.ensure_future(self._encrypt(context))
 
     async def _encrypt(self, context: ssl.SSLContext) -> None:
@@ -370,13 +401,15 @@ class _Peer(asyncio.Protocol):
         if transport is None:
             return
         loop = asyncio.get_running_loop()
+        self._buffer.clear()  # what came before TLS counts for nothing
         try:
             self._transport = await loop.start_tls(transport, self, context, server_side=True)
         except OSError:
             transport.abort()
             return
+        self._upgrading = False
         self._reset()
-        self._deaf = False
+        self._work()
 
 
 def _path(rest: bytes, keyword: bytes) -> tuple[bytes, bytes] | None:
