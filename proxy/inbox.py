@@ -173,9 +173,8 @@ def may_post(uri: str, public_url: str) -> bool:
         target, own = urlsplit(uri), urlsplit(public_url)
         if target.scheme not in ("http", "https") or target.username is not None:
             return False
-        return _is_loopback(target.hostname or "") or (
-            bool(own.hostname) and _origin(target) == _origin(own)
-        )
+        origin = _origin(target)
+        return _is_loopback(target.hostname or "") or (bool(own.hostname) and origin == _origin(own))
     except ValueError:
         return False
 
@@ -286,7 +285,7 @@ def inbox_app(sink: Sink, *, host: str, public_url: str) -> Starlette:
             raise HTTPException(409, "no one-click address that this inbox may call")
         try:
             status, reason = await asyncio.to_thread(_post, uri)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             return mail_page(mail, f"No answer: {error}")
         return mail_page(mail, f"Answered {status} {reason}")
 
