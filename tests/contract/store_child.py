@@ -47,7 +47,7 @@ async def mail(store: Store, count: str) -> None:
 
 async def fail(store: Store) -> None:
     """Go on after trouble, to show that the store does not; report how each call ends."""
-    for i in range(3):
+    for i in (f"{os.getpid()}.{turn}" for turn in range(3)):
         for name, call in (
             ("append", store.append([event(f"e{i}", person(f"p{i}"))])),
             ("claim", store.claim(intake(f"r{i}", row(f"k{i}", BRAM)))),
