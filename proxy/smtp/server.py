@@ -268,6 +268,11 @@ class RunningListener:
         self._server = server
         self.host, self.port = server.sockets[0].getsockname()[:2]
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether new connections are accepted."""
+        return self._server.is_serving()
+
     async def drain(self, seconds: float) -> bool:
         """Accept nobody, take leave of idle clients, finish the data and hand-overs in progress.
 

@@ -1,4 +1,4 @@
-"""The front door on a real socket in a thread of its own, with a gate that records what it is given."""
+"""The front door on a real socket in a thread of its own, with a gate that records."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from proxy.smtp.server import RunningListener, serve_listener
 
 T = TypeVar("T")
 Loop = Literal["asyncio", "uvloop"]
+Tls = Literal["none", "starttls", "implicit"]
+Auth = Literal["none", "optional", "required"]
 
 HOSTNAME = "gate.acme.example"
 PATIENCE = 20.0  # seconds before a test gives up waiting for a condition
@@ -135,7 +137,7 @@ class Door:
 
         async def poll() -> None:
             async with asyncio.timeout(PATIENCE):
-                while not condition():
+                while not condition():  # noqa: ASYNC110 - whatever a test wants to see
                     await asyncio.sleep(0.002)
 
         self.run(poll())
@@ -151,7 +153,8 @@ class Client:
     def send(self, octets: bytes) -> None:
         self.plug.sendall(octets)
 
-    def _line(self) -> str | None:
+    def line(self) -> str | None:
+        """The next line, without CRLF; None when the server has closed instead."""
         while b"\n" not in self._in:
             try:
                 more = self.plug.recv(65536)
@@ -170,7 +173,7 @@ class Client:
         """The lines of the next reply; [] when the server has closed instead."""
         found: list[str] = []
         while True:
-            line = self._line()
+            line = self.line()
             if line is None:
                 assert not found, "half a reply before the end"
                 return []
@@ -208,7 +211,7 @@ class Client:
 
     def at_end(self) -> bool:
         """Whether the server closed without another word."""
-        return self._line() is None
+        return self.line() is None
 
     def close(self) -> None:
         self.plug.close()
@@ -250,12 +253,12 @@ def front_door(
     trusted: bool = True,
     loop: Loop = "asyncio",
     gate: RecordingGate | None = None,
-    tls: Literal["none", "starttls", "implicit"] = "none",
-    auth: Literal["none", "optional", "required"] = "none",
+    tls: Tls = "none",
+    auth: Auth = "none",
     admission: Callable[[Limits], Admission] | None = None,
     **limits: Any,
 ) -> Iterator[Door]:
-    """A listener on a free loopback port. `limits` are those of `[limits]`; TLS needs `tmp_path`."""
+    """A listener on a free loopback port; `limits` as in `[limits]`. TLS needs `tmp_path`."""
     files: dict[str, Path] = {}
     context = ssl.create_default_context()
     if tls != "none":
@@ -294,8 +297,7 @@ def front_door(
         ready.set()
         await stop.wait()
         running.close()
-        while counters.closed < counters.opened:
-            await asyncio.sleep(0.002)
+        assert await running.drain(PATIENCE), "a connection or hand-over outlives its listener"
 
     def work() -> None:
         try:

@@ -1,4 +1,4 @@
-"""What was typed is what the gate looks up, byte for byte, or it was refused (reliability finding 1)."""
+"""What was typed is what the gate looks up, byte for byte, or it was refused."""
 
 from __future__ import annotations
 
