@@ -12,64 +12,37 @@ import html
 import re
 from dataclasses import dataclass
 
+# After a tag's name: white space and slashes, and attributes with or without a value.
+_ATTRIBUTES = r"""(?:
+      [\s/]++
+    | (?:[^\s/>=]++|=[^\s/>=]*+)
+      (?:\s*+=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|[^\s>"'][^\s>]*+)?+)?+
+    )*+"""
 _MARKUP = re.compile(
-    r"""
-      <!--(?:-?>|.*?(?:--!?>|\Z))
-    | <(?P<end>/?)(?P<name>[A-Za-z][^\s/>]*+)
-      (?P<attributes>(?:
-          [\s/]++
-        | (?:=[^\s/>=]*+|[^\s/>=]++)
-          (?:\s*+=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|[^\s>"'][^\s>]*+)?+)?+
-      )*+)
-      (?P<close>>|\Z)
-    | <(?:[!?]|/(?!\Z))[^>]*+(?:>|\Z)
+    rf"""
+      (?P<text>(?:[^<]++|<(?![A-Za-z!?]|/(?!\Z)))++)
+    | <(?P<end>/?)(?P<tag>(?i:a|area|img|template))(?=[\s/>])
+      (?P<attributes>{_ATTRIBUTES})(?P<kept>>)
+    # Elements whose content is text and not shown as such; their own end tag ends it.
+    | <(?P<raw>(?i:script|style|title|textarea|xmp|iframe|noembed|noframes))(?=[\s/>]){_ATTRIBUTES}>
+      [^<]*+(?:<(?!/(?i:(?P=raw))[\s/>])[^<]*+)*+
+    | </?(?P<other>[A-Za-z][^\s/>]*+){_ATTRIBUTES}>
+    | <!--(?:-?>|(?:[^-]++|-(?!-!?>))*+(?:--!?>|\Z))
+    | <(?:[!?]|/(?![A-Za-z]))[^>]*+(?:>|\Z)
+    # A tag that the end of the document cuts.
+    | <.*+
     """,
     re.VERBOSE | re.DOTALL,
 )
 _ATTRIBUTE = re.compile(
-    r"""(=[^\s/>=]*+|[^\s/>=]++)(?:\s*+=\s*+("[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|[^\s>"'][^\s>]*+)?+)?+"""
+    r"""([^\s/>=]++|=[^\s/>=]*+)(?:\s*+=\s*+("[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|[^\s>"'][^\s>]*+)?+)?+"""
 )
-# Elements whose content is text and not shown as such; it ends at their own end tag only.
-_RAW_END = {
-    name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE)
-    for name in (
-        *("script", "style", "title", "textarea"),
-        *("xmp", "iframe", "noembed", "noframes"),
-    )
-}
 # Elements that do not part the words around them.
 _INLINE = frozenset(
     (
-        *(
-            "a",
-            "abbr",
-            "acronym",
-            "b",
-            "bdi",
-            "bdo",
-            "big",
-            "cite",
-            "code",
-            "dfn",
-            "em",
-            "font",
-            "i",
-        ),
-        *(
-            "ins",
-            "kbd",
-            "mark",
-            "nobr",
-            "q",
-            "s",
-            "samp",
-            "small",
-            "span",
-            "strike",
-            "strong",
-            "sub",
-        ),
-        *("sup", "tt", "u", "var", "wbr"),
+        *("abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "dfn", "em", "font", "i"),
+        *("ins", "kbd", "mark", "nobr", "q", "s", "samp", "small", "span", "strike", "strong"),
+        *("sub", "sup", "tt", "u", "var", "wbr"),
     )
 )
 # More digits than any character has; `html.unescape` would make a number of them.
@@ -99,60 +72,54 @@ def read(source: str) -> Page:
     href: str | None = None
     label: list[str] = []
     templates = 0
-    at = 0
-
-    def shown(text: str) -> None:
-        if not templates and text:
-            pieces.append(text)
-            if href is not None:
-                label.append(text)
-
-    def end_link() -> None:
-        nonlocal href
-        if href is not None:
-            links.append(Link(href, "".join(label)))
-            href = None
-            label.clear()
-
-    while (match := _MARKUP.search(source, at)) is not None:
-        shown(_decoded(source[at : match.start()]))
-        at = match.end()
-        name = (match["name"] or "").lower()
-        if not name or not match["close"]:
-            continue  # a comment, or a tag that the end of the document cuts
-        ending = bool(match["end"])
-        if name not in _INLINE:
-            shown("\n")
-        if name == "template":
-            templates = max(0, templates + (-1 if ending else 1))
-        elif name in _RAW_END and not ending:
-            raw_end = _RAW_END[name].search(source, at)
-            at = len(source) if raw_end is None else raw_end.start()
-        elif templates:
-            continue
-        elif name == "a":
-            end_link()
-            href = None if ending else _attributes(match["attributes"]).get("href")
-        elif name == "area" and not ending:
-            found = _attributes(match["attributes"])
-            if "href" in found:
-                links.append(Link(found["href"], found.get("alt", "")))
-        elif name == "img" and href is not None and not ending:
-            label.append(f" {_attributes(match['attributes']).get('alt', '')} ")
-    shown(_decoded(source[at:]))
-    end_link()
+    for match in _MARKUP.finditer(source):
+        group = match.lastgroup
+        if group == "text":
+            if not templates:
+                text = _decoded(match[0])
+                pieces.append(text)
+                if href is not None:
+                    label.append(text)
+        elif group == "other":
+            if match["other"].lower() not in _INLINE:
+                pieces.append("\n")
+                if href is not None:
+                    label.append("\n")
+        elif group == "raw":
+            pieces.append("\n")
+        elif group == "kept":
+            tag, ending = match["tag"].lower(), bool(match["end"])
+            if tag == "template":
+                templates = max(0, templates + (-1 if ending else 1))
+                pieces.append("\n")
+            elif templates:
+                continue
+            elif tag == "img":
+                if href is not None and not ending:
+                    label.append(f" {_attribute(match['attributes'], 'alt') or ''} ")
+            elif tag == "area":
+                target = None if ending else _attribute(match["attributes"], "href")
+                if target is not None:
+                    links.append(Link(target, _attribute(match["attributes"], "alt") or ""))
+            else:
+                if href is not None:
+                    links.append(Link(href, "".join(label)))
+                label.clear()
+                href = None if ending else _attribute(match["attributes"], "href")
+    if href is not None:
+        links.append(Link(href, "".join(label)))
     return Page("".join(pieces), tuple(links))
 
 
-def _attributes(text: str) -> dict[str, str]:
-    """Names in lower case; of a repeated one the first counts."""
-    found: dict[str, str] = {}
+def _attribute(text: str, wanted: str) -> str | None:
+    """The value of one attribute; of a repeated one the first counts."""
     for match in _ATTRIBUTE.finditer(text):
-        name, value = match[1].lower(), match[2] or ""
-        if value[:1] in ('"', "'"):
-            value = value[1:].removesuffix(value[0])
-        found.setdefault(name, _decoded(value))
-    return found
+        if match[1].lower() == wanted:
+            value = match[2] or ""
+            if value[:1] in ('"', "'"):
+                value = value[1:].removesuffix(value[0])
+            return _decoded(value)
+    return None
 
 
 def _decoded(text: str) -> str:
