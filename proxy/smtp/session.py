@@ -65,16 +65,11 @@ class Session:
                 self._end(replies.SHUTTING_DOWN)
                 break
             try:
-                line = await self._line()
+                await self._take(await self._line())
             except Gone:
                 return
             except EndlessLine:
                 self._end(replies.COMMAND_TOO_LONG_TO_READ)
-                break
-            try:
-                await self._take(line)
-            except Gone:
-                return
             except Exception as error:  # the edge: our trouble is temporary and tells nothing
                 ref = self._transaction.envelope.ref if self._transaction else self._new_ref()
                 log.incident(ref=ref, error=error)

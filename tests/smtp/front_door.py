@@ -244,6 +244,7 @@ def settings_for(listener: Listener, limits: Limits, *credentials: Credential) -
 
 
 _AUTHORITY = trustme.CA()
+_ISSUED = _AUTHORITY.issue_cert("localhost", "127.0.0.1")
 
 
 @contextlib.contextmanager
@@ -264,10 +265,9 @@ def front_door(
     if tls != "none":
         assert tmp_path is not None
         _AUTHORITY.configure_trust(context)
-        issued = _AUTHORITY.issue_cert("localhost", "127.0.0.1")
         files = {"certificate": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}
-        files["certificate"].write_bytes(b"".join(p.bytes() for p in issued.cert_chain_pems))
-        files["key"].write_bytes(issued.private_key_pem.bytes())
+        files["certificate"].write_bytes(b"".join(p.bytes() for p in _ISSUED.cert_chain_pems))
+        files["key"].write_bytes(_ISSUED.private_key_pem.bytes())
     limits.setdefault("command_timeout", timedelta(seconds=PATIENCE))
     listener = Listener(
         address="127.0.0.1:0",

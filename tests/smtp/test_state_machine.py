@@ -141,5 +141,5 @@ def test_every_sequence_of_commands(door: Door) -> None:
             self.open, self.recipients = False, ()
 
     run_state_machine_as_test(
-        Dialogue, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+        Dialogue, settings=settings(max_examples=100, stateful_step_count=40, deadline=None)
     )

@@ -14,6 +14,7 @@ from front_door import PATIENCE, Client, Door, Loop, Tls, credential, front_door
 
 from proxy.config import Listener
 from proxy.errors import ConfigError
+from proxy.smtp import server
 from proxy.smtp.auth import Authenticator
 from proxy.smtp.tls import server_context
 
@@ -107,6 +108,32 @@ def test_a_failed_handshake_gives_its_place_back(
             client.send(octets)
         door.wait(lambda: door.counters.opened == door.counters.closed == 1)
         assert door.gate.mails == []
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_a_handshake_that_never_ends_is_cut(
+    tmp_path: Path, loop: Loop, tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.1)
+    with (
+        front_door(tmp_path, tls=tls, loop=loop, connections=1) as door,
+        door.connect(greet=tls == "starttls") as client,
+    ):
+        if tls == "starttls":
+            client.hello()
+            assert client.code("STARTTLS") == 220
+        door.wait(lambda: door.counters.opened == door.counters.closed == 1)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            client.start_tls(door.client_tls)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_drain_cuts_a_handshake(tmp_path: Path, loop: Loop) -> None:
+    with front_door(tmp_path, tls="implicit", loop=loop) as door, door.connect(greet=False):
+        door.wait(lambda: door.counters.opened == 1)
+        assert door.run(door.listener.drain(PATIENCE)) is True
+        assert door.counters.closed == 1
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -233,6 +260,16 @@ def test_what_cannot_be_read_or_is_wrong(tmp_path: Path, lines: list[str], answe
             assert client.code("NOOP") == 250
             assert client.code("MAIL FROM:<a@b.example>") == 250
             assert door.gate.mails[0].submitter.credential == ""
+
+
+def test_an_endless_response_ends_the_session(tmp_path: Path) -> None:
+    with front_door(tmp_path, tls="starttls", auth="optional") as door, door.connect() as client:
+        client.hello()
+        assert client.code("AUTH PLAIN") == 334
+        client.send(b"A" * 100_000)
+        assert client.reply().startswith("421 4.7.0 ")
+        assert client.at_end()
+        assert door.counters.replies[-1] == ("AUTH", 421)
 
 
 def test_order(tmp_path: Path) -> None:
