@@ -40,7 +40,7 @@ class AuthError(ValueError):
 
 
 class Authenticator:
-    """Verifies user names and passwords. One per process; `close` ends its threads."""
+    """Verifies user names and passwords. One per listener; `close` ends its threads."""
 
     def __init__(self, credentials: Iterable[Credential]) -> None:
         self._hashes = {

@@ -54,8 +54,10 @@ class Incoming:
         return None
 
     def content(self) -> bytes:
-        """The message: CRLF lines, dots unstuffed. Only without fault."""
-        return bytes(self._content)
+        """Hand over the message, once: CRLF lines, dots unstuffed. Empty after a fault."""
+        whole = bytes(self._content)
+        self._content = bytearray()  # two copies of a large message are enough for an instant only
+        return whole
 
     def feed(self, chunk: bytes) -> bool:
         """Take more octets; True when the end was among them: then `rest` is what came after it."""

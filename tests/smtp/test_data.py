@@ -106,6 +106,13 @@ def test_the_largest_message() -> None:
     assert read(b"a\r\n" + exact + b".\r\n", [])[0] is replies.TOO_BIG
 
 
+def test_the_message_is_handed_over_once() -> None:
+    incoming = Incoming(size_limit=SIZE, line_limit=LINE)
+    assert incoming.feed(b"one\r\n.\r\n")
+    assert incoming.content() == b"one\r\n"
+    assert incoming.content() == b""
+
+
 def test_nothing_is_kept_of_what_is_refused() -> None:
     incoming = Incoming(size_limit=1 << 20, line_limit=LINE)
     assert not incoming.feed(b"good\r\n" * 1000)
