@@ -173,8 +173,8 @@ def may_post(uri: str, public_url: str) -> bool:
         target, own = urlsplit(uri), urlsplit(public_url)
         if target.scheme not in ("http", "https") or target.username is not None:
             return False
-        origin = _origin(target)
-        return _is_loopback(target.hostname or "") or (bool(own.hostname) and origin == _origin(own))
+        same = bool(own.hostname) and _origin(target) == _origin(own)
+        return _origin(target)[2] > 0 and (_is_loopback(target.hostname or "") or same)
     except ValueError:
         return False
 
