@@ -188,11 +188,8 @@ def test_image_serves_is_healthy_and_stops_on_sigterm(image: Image, tmp_path: Pa
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         try:
-            started = next(
-                entry
-                for entry in map(json.loads, process.stderr)
-                if entry["event"] == "server.started"
-            )
+            lines = iter(process.stderr.readline, "")
+            started = json.loads(next(line for line in lines if '"server.started"' in line))
             url = f"http://127.0.0.1:{started['admin']}/readyz"
             assert '"ready"' in run(sluis, "healthcheck", "--url", url, cwd=tmp_path)
         finally:
