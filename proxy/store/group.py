@@ -93,7 +93,7 @@ class Batcher(Generic[In, Out]):
             while self._waiting:
                 size = min(self._limit, len(self._waiting))
                 batch = [self._waiting.popleft() for _ in range(size)]
-                results = await self._work([item for item, _ in batch])
+                results = await self._results([item for item, _ in batch])
                 for (_, future), result in zip(batch, results, strict=True):
                     if isinstance(result, StoreError):
                         self._refuse(future, result)
@@ -101,7 +101,7 @@ class Batcher(Generic[In, Out]):
                         future.set_result(result)
                 batch = []
         except BaseException as error:
-            # The loop is going down, or a bug: what was handed in has no known result.
+            # The loop is going down: what was handed in has no known result.
             why = StoreUnavailable(f"the store stopped: {type(error).__name__}")
             for _, future in batch:
                 self._refuse(future, why)
@@ -109,6 +109,14 @@ class Batcher(Generic[In, Out]):
             raise
         finally:
             self._task = None
+
+    async def _results(self, items: list[In]) -> Sequence[Out | StoreError]:
+        try:
+            return await self._work(items)
+        except Exception as error:  # a bug fails its own batch, and the next is tried
+            failed = StoreUnavailable(f"{type(error).__name__}: {error}")
+            failed.__cause__ = error
+            return [failed] * len(items)
 
     @staticmethod
     def _refuse(future: asyncio.Future[Out], why: StoreError) -> None:

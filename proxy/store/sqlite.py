@@ -18,10 +18,12 @@ from typing import Any, Protocol, TypeVar
 
 from proxy.errors import StoreDown, StoreError, StoreUnavailable
 from proxy.store import ledger, migrate
+from proxy.store.attempt import Reclaim, Record, Recover
+from proxy.store.claim import Claim, Owner
 from proxy.store.codec import micros
 from proxy.store.connection import Connection, trouble
 from proxy.store.group import Batcher, Operation, Refused, commit
-from proxy.store.journal import Claim, Owner, Reclaim, Record, Recover, entries
+from proxy.store.journal import entries
 from proxy.store.model import (
     Intake,
     IntakeResult,

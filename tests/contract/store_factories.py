@@ -5,22 +5,17 @@ A new store is one more class and one more entry of `FACTORIES`.
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from store_process import child, child_environment
 from store_values import after
 
 from proxy.store.model import Store
 from proxy.store.sqlite import open_sqlite
-
-_HERE = Path(__file__).parent
-_ROOT = _HERE.parents[1]
 
 
 class Stores(Protocol):
@@ -77,23 +72,6 @@ class SqliteStores:
         """Close what the test left open."""
         for store in self._opened:
             await store.close()
-
-
-def child(path: Path, action: str, *arguments: str) -> list[str]:
-    """The command line of `store_child.py`."""
-    return [sys.executable, str(_HERE / "store_child.py"), str(path), action, *arguments]
-
-
-def child_environment() -> dict[str, str]:
-    """The environment in which a child finds the code."""
-    paths = os.pathsep.join([str(_ROOT), str(_HERE)])
-    return {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def lines(printed: str) -> list[dict[str, object]]:
-    """What a child reported: one JSON object a line; a last line cut by a kill is no report."""
-    whole = printed.split("\n")[:-1]
-    return [json.loads(line) for line in whole]
 
 
 FACTORIES = {"sqlite": SqliteStores}

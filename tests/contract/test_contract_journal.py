@@ -28,7 +28,7 @@ from store_values import (
 
 from policy.model import Objection, Scope, Via
 from proxy.errors import StoreDown, StoreUnavailable
-from proxy.store.model import Fate, NewAttributes, Outcome, Result, RowFate, State, Store
+from proxy.store.model import Fate, NewAttributes, Outcome, Result, RowFate, State, Store, Subject
 
 if TYPE_CHECKING:
     from store_factories import Stores
@@ -258,8 +258,9 @@ async def test_what_was_answered_before_does_not_hold_back_the_rest(stores: Stor
         event("o"),
         event("o", person("anna", tag="x")),
         event("o", person("anna", sender="other"), Objection(scope=Scope.EVERYTHING)),
+        event("o", Subject("acme", ANNA.exact, "wide:anna-by-older-rules")),
     ],
-    ids=["exact", "wide", "other-sender"],
+    ids=["exact", "wide", "other-sender", "exact-only"],
 )
 async def test_an_objection_after_the_lookup_makes_the_claim_stale(
     stores: Stores, newer: object

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import contract_path  # noqa: F401
 import pytest
-from store_factories import child, child_environment, lines
+from store_process import child, child_environment, lines
 from store_values import ANNA, BRAM, high, intake, only, row
 
 from proxy.store.model import Fate, State

@@ -15,7 +15,7 @@ import contract_path  # noqa: F401
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
-from store_factories import child, child_environment
+from store_process import child, child_environment
 from store_values import ANNA, event
 
 from proxy.errors import StoreDown, StoreUnavailable

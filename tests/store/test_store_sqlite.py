@@ -30,7 +30,7 @@ from store_values import (
 
 from policy.model import Complaint, ComplaintVia, Detail, Objection, Scope, Via
 from proxy.errors import StoreDown, StoreUnavailable
-from proxy.store import connection, journal, ledger
+from proxy.store import attempt, claim, connection, journal, ledger
 from proxy.store.model import Fate, Result, State
 from proxy.store.schema import APPEND_ONLY, Query
 from proxy.store.sqlite import SqliteStore, open_sqlite
@@ -174,7 +174,7 @@ async def test_lookups_that_wait_together_are_one_statement(
 async def test_no_hot_statement_scans_a_table(store: SqliteStore) -> None:
     queries = {
         f"{module.__name__}.{name}": value
-        for module in (ledger, journal)
+        for module in (ledger, claim, attempt, journal)
         for name, value in vars(module).items()
         if isinstance(value, Query)
     }
@@ -429,6 +429,19 @@ async def test_a_damaged_page_stops_everything(path: Path) -> None:
     damage(path)
     with pytest.raises(StoreDown):
         await open_sqlite(path, instance="a", owner=True)
+
+
+async def test_a_bug_beside_the_store_fails_its_own_batch(
+    store: SqliteStore, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(rows: int, seconds: float) -> None:
+        raise RuntimeError("metrics")
+
+    monkeypatch.setattr(counted, "commit", broken)
+    with pytest.raises(StoreUnavailable, match="metrics"):
+        await store.append([event("o")])
+    monkeypatch.undo()
+    assert await store.append([event("o"), event("p")]) == [False, True]
 
 
 async def test_waiting_callers_hear_of_a_loop_that_ends(path: Path) -> None:

@@ -1,0 +1,208 @@
+"""Commit C1 in SQL: who attempts, whether the same copy is known, and the rows of a new submission.
+
+The state machine of `docs/store.md`; operations on a raw connection, each inside a transaction that
+`group.py` opened.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import bindparam, select
+
+from policy.model import Decision
+from proxy.errors import StoreDown
+from proxy.store import ledger, schema
+from proxy.store.codec import array, basis_json, day_or_instant, micros, to_json
+from proxy.store.model import (
+    Fate,
+    Intake,
+    IntakeResult,
+    NewRow,
+    RowFate,
+    State,
+)
+from proxy.store.schema import attempt, compiled, decision, delivery, each, inserting, submission
+
+_EPOCH = compiled(
+    select(schema.instance.c.epoch).where(schema.instance.c.id == bindparam("instance"))
+)
+_PRIOR = compiled(
+    select(
+        delivery.c.copy_key,
+        delivery.c.id,
+        delivery.c.state,
+        delivery.c.owed,
+        delivery.c.maybe_sent,
+        delivery.c.last_attempt_at,
+        delivery.c.attempts,
+        delivery.c.instance,
+        delivery.c.epoch,
+        delivery.c.reply,
+        submission.c.ref,
+    )
+    .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
+    .where(delivery.c.copy_key.in_(each("copy_keys")))
+    .order_by(delivery.c.id)
+)
+_ADD_SUBMISSION = inserting(submission)
+_ADD_DELIVERY = inserting(delivery)
+ADD_DECISION = inserting(decision)
+ADD_ATTEMPT = inserting(attempt)
+
+#: What a decision can make of a row at once.
+NEW_STATES = (State.ATTEMPTING, State.BLOCKED, State.RETURNED)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who attempts: one run of one instance. A later run has a higher epoch."""
+
+    instance: str
+    epoch: int
+
+    def check(self, db: sqlite3.Connection) -> None:
+        """Raise `StoreDown` when a later run of this instance has begun: send no more."""
+        row = db.execute(*_EPOCH(instance=self.instance)).fetchone()
+        if row is None or row[0] != self.epoch:
+            raise StoreDown("another process has taken over this instance")
+
+
+@dataclass(frozen=True, slots=True)
+class _Prior:
+    """An earlier row of the same copy."""
+
+    row: int
+    state: str
+    owed: int
+    maybe_sent: int
+    last_attempt_at: int | None
+    attempts: int
+    instance: str | None
+    epoch: int | None
+    reply: str
+    ref: str
+
+
+def _dedupe(n: int, prior: Sequence[_Prior], dedupe_from: int, owner: Owner) -> RowFate | None:
+    """The table of delivery.md section 5; None: decide anew, in a new row."""
+    for p in prior:
+        recent = p.last_attempt_at is not None and p.last_attempt_at >= dedupe_from
+        if p.state == State.RELAYED and recent:
+            return RowFate(n=n, fate=Fate.ANSWERED, ref=p.ref, reply=p.reply)
+    for p in prior:
+        if p.state == State.WAITING or (p.state == State.ATTEMPTING and p.owed):
+            return RowFate(n=n, fate=Fate.QUEUED, ref=p.ref, reply=p.reply)
+        if p.state == State.ATTEMPTING:
+            if (p.instance, p.epoch) != (owner.instance, owner.epoch):
+                return RowFate(n=n, fate=Fate.BUSY, ref=p.ref)
+            return RowFate(n=n, fate=Fate.IN_FLIGHT, row=p.row, attempt=p.attempts, ref=p.ref)
+    return None
+
+
+class Claim:
+    """Commit C1 of one submission, encoded before the write lock is taken."""
+
+    name = "claim"
+    rank = 2  # sees the blocking events and the results handed in before it
+
+    def __init__(self, intake: Intake, owner: Owner) -> None:
+        rows = intake.rows
+        if len({r.copy_key for r in rows}) < len(rows) or len({r.n for r in rows}) < len(rows):
+            raise ValueError("the rows of one submission need distinct copy keys and numbers")
+        if any(r.state not in NEW_STATES for r in rows):
+            raise ValueError("a new row is attempting, blocked or returned")
+        self.rows = len(rows)
+        self._intake = intake
+        self._owner = owner
+        self._at = micros(intake.at)
+        self._dedupe_from = micros(intake.dedupe_from)
+        self._copy_keys = array([r.copy_key for r in rows])
+        self._submission = _submission_columns(intake)
+        self._decisions = [decision_columns(r.decision, r.facts, self._at) for r in rows]
+
+    def run(self, db: sqlite3.Connection) -> IntakeResult:
+        """All rows or none."""
+        rows = self._intake.rows
+        prior: dict[str, list[_Prior]] = {}
+        for copy_key, *columns in db.execute(*_PRIOR(copy_keys=self._copy_keys)):
+            prior.setdefault(copy_key, []).append(_Prior(*columns))
+        fates = {
+            r.n: _dedupe(r.n, prior.get(r.copy_key, ()), self._dedupe_from, self._owner)
+            for r in rows
+        }
+        known = [f.fate for f in fates.values() if f is not None]
+        if Fate.IN_FLIGHT in known or Fate.BUSY in known:
+            skipped = (f or RowFate(n=n, fate=Fate.SKIPPED) for n, f in fates.items())
+            return IntakeResult(stale=False, fates=tuple(skipped))
+        fresh = [r.subject for r in rows if fates[r.n] is None]
+        if fresh:
+            self._owner.check(db)
+            if ledger.touched(db, self._intake.high, fresh):
+                return IntakeResult(stale=True)
+            submission_id = db.execute(_ADD_SUBMISSION.sql, self._submission).lastrowid
+            for row, columns in zip(rows, self._decisions, strict=True):
+                if fates[row.n] is None:
+                    sticky = max((p.maybe_sent for p in prior.get(row.copy_key, ())), default=0)
+                    fates[row.n] = self._write(db, submission_id, row, columns, sticky)
+        return IntakeResult(stale=False, fates=tuple(f for f in fates.values() if f is not None))
+
+    def _write(
+        self,
+        db: sqlite3.Connection,
+        submission_id: int | None,
+        row: NewRow,
+        columns: tuple[object, ...],
+        maybe_sent: int,
+    ) -> RowFate:
+        attempting = row.state is State.ATTEMPTING
+        owner = self._owner
+        s = row.subject
+        id_ = db.execute(
+            _ADD_DELIVERY.sql,
+            (
+                submission_id, row.n, row.copy, s.sender, s.exact, s.wide, row.copy_key,
+                int(row.marketing), row.state.value, 0, maybe_sent, int(attempting),
+                owner.instance if attempting else None, owner.epoch if attempting else None,
+                self._at if attempting else None, None, row.reply,
+                None if attempting else self._at,
+            ),
+        ).lastrowid or 0  # fmt: skip
+        decision_id = db.execute(ADD_DECISION.sql, (id_, *columns)).lastrowid
+        if row.address:
+            db.execute(ledger.ADD_ADDRESS.sql, (s.exact, row.address))
+        ref = self._intake.submission.ref
+        if not attempting:
+            return RowFate(n=row.n, fate=Fate.RECORDED, row=id_, ref=ref, reply=row.reply)
+        db.execute(
+            ADD_ATTEMPT.sql,
+            (id_, 1, decision_id, owner.instance, owner.epoch, self._at, maybe_sent),
+        )
+        return RowFate(
+            n=row.n,
+            fate=Fate.CLAIMED,
+            row=id_,
+            attempt=1,
+            ref=ref,
+            ambiguous_retry=bool(maybe_sent),
+        )
+
+
+def _submission_columns(intake: Intake) -> tuple[object, ...]:
+    s = intake.submission
+    return (
+        s.ref, micros(s.received_at), s.submitter, s.listener, s.mail_from, s.message_id,
+        s.content_hash, s.size, s.stream, s.sender, s.category, s.mode, s.class_source, s.campaign,
+        s.variant, s.template, s.forward, to_json(s.marks),
+    )  # fmt: skip
+
+
+def decision_columns(made: Decision, facts: str, at: int) -> tuple[object, ...]:
+    """A decision without its trace, which follows again from the facts and the pack digest."""
+    return (
+        at, made.verdict.value, made.reason.value, made.cite, made.pack, made.rule,
+        made.jurisdiction, basis_json(made), made.event, to_json(made.obligations),
+        day_or_instant(made.expires_at), int(made.needs_review), facts,
+    )  # fmt: skip
