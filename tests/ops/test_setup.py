@@ -114,7 +114,7 @@ def test_missing_program_names_the_command_that_mends_it(tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 1
-    assert "sudo apt-get install prometheus chromium libatomic1 swaks" in done.stderr
+    assert re.search(r"sudo apt-get install prometheus chromium .*swaks .*strace", done.stderr)
 
 
 def test_unusable_python_is_refused_by_name(tree: Tree) -> None:
