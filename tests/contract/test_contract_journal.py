@@ -506,8 +506,10 @@ async def test_recovery_ends_what_older_runs_left_as_unknown(stores: Stores) -> 
 
 
 async def test_recovery_leaves_other_instances_alone(stores: Stores) -> None:
-    first, second = await stores.open("a"), await stores.open("b")
+    first, older = await stores.open("a"), await stores.open("b")
     fate = await claim(first, "r")
+    await older.close()
+    second = await stores.open("b")
     assert await second.recover() == 0
     await first.record([outcome(fate)])
     assert await states(second, "r") == [State.RELAYED]

@@ -297,6 +297,16 @@ async def test_one_copy_is_live_at_most_once(store: SqliteStore) -> None:
         await store._writer.run(lambda db: db.execute(twin))
 
 
+async def test_the_same_outcome_is_kept_once(store: SqliteStore) -> None:
+    fate = only(await store.claim(intake("r", row("k"))))
+    for result in (Result.UNKNOWN, Result.UNKNOWN, Result.ACCEPTED, Result.ACCEPTED):
+        await store.record([outcome(fate, result)])
+    kept = await store._writer.run(
+        lambda db: db.execute("SELECT result, note FROM outcome ORDER BY id").fetchall()
+    )
+    assert kept == [("unknown", ""), ("accepted", "late")]
+
+
 # -- rows that are owed ----------------------------------------------------------------------------
 
 
