@@ -58,18 +58,24 @@ def changes(
     """The smallest set of changes after which `trial` gives the other verdict; () if none does."""
     allowed = decision.verdict is Verdict.ALLOW
     found = list(_breaks(facts, decision) if allowed else _repairs(facts, decision))
-    unique = list({repair.change: repair for repair in found}.values())
+    known = {repair.change: repair for repair in found}
     left = _TRIALS
     for size in range(1, _DEPTH + 1):
-        for chosen in combinations(unique, size):
+        behind: list[_Repair] = []
+        for chosen in combinations(known.values(), size):
             if left == 0:
                 return ()
             left -= 1
             other = facts
             for repair in chosen:
                 other = repair.apply(other)
-            if trial(other).allowed is not allowed:
+            result = trial(other)
+            if result.allowed is not allowed:
                 return tuple(repair.change for repair in chosen)
+            if not allowed and result.reason is not decision.reason:
+                behind += _repairs(other, result)  # mended, and the next thing shows
+        for repair in behind:
+            known.setdefault(repair.change, repair)
     return ()
 
 

@@ -52,8 +52,10 @@ def mutants(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             changed[flag] = False
             yield flag, changed
     for place, country in enumerate(content["countries"]):
-        if content.get("fallback") and country in CONTENTS:
-            continue  # has a pack of its own
+        if content.get("fallback") and country in ("NL", "PL"):
+            # Being of the EEA shuts the Dutch rule for businesses abroad. At home that is no
+            # question, and whatever the Polish pack allows (consent) the Dutch one allows as well.
+            continue
         if len(content["countries"]) > 1:
             changed = other()
             del changed["countries"][place]
