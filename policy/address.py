@@ -207,8 +207,8 @@ def _label(label: str) -> str:
         return idna.alabel(label).decode("ascii")
     if _LDH.fullmatch(label) is None:
         raise AddressError("malformed domain", BAD_DOMAIN)
-    if label.startswith("xn--") and idna.alabel(idna.ulabel(label)).decode("ascii") != label:
-        raise AddressError("malformed domain", BAD_DOMAIN)
+    if label.startswith("xn--"):  # there and back: only what decodes is an A-label
+        return idna.alabel(idna.ulabel(label)).decode("ascii")
     return label
 
 

@@ -31,7 +31,7 @@ from policy.model import (
 from policy.periods import after_day, after_months, local_day
 
 if TYPE_CHECKING:
-    from policy.pack import Pack, Rule
+    from policy.pack import Pack, Rule, Term
 
 YES, NO, UNKNOWN = Answer.YES, Answer.NO, Answer.UNKNOWN
 
@@ -335,10 +335,12 @@ def similar(product: str, bought: str, groups: tuple[SimilarGroup, ...]) -> bool
 
 
 def _bought_like(case: Case, deal: Relationship) -> tuple[str, ...]:
-    if case.product is None:
-        return ()
     product, groups = case.product, case.facts.sender.similar
-    return tuple(bought for bought in deal.products if similar(product, bought, groups))
+    return tuple(
+        bought
+        for bought in deal.products
+        if product is not None and similar(product, bought, groups)
+    )
 
 
 def _similar(case: Case, _: Rule, event: Event) -> Answer:
@@ -407,7 +409,7 @@ def term_end(case: Case, rule: Rule, event: Event) -> datetime | None:
         start = max(start, max(case.ledger.acts(), default=start))
     if term.from_mail:
         start = max(start, _last_mail(case, start))
-    return after_months(start, _months(case, rule, event), case.pack.zone)
+    return after_months(start, _months(case, term, event), case.pack.zone)
 
 
 def _last_mail(case: Case, default: datetime) -> datetime:
@@ -415,13 +417,11 @@ def _last_mail(case: Case, default: datetime) -> datetime:
     return last if last is not None and last <= case.facts.at else default
 
 
-def _lifetimes(case: Case, rule: Rule, event: Event) -> list[int | None]:
+def _lifetimes(case: Case, term: Term, event: Event) -> list[int | None]:
     """The operator's lifetimes of the bought products behind this message; None: none declared."""
     lifetimes = case.facts.sender.lifetimes
     detail = event.detail
-    if not lifetimes or rule.term is None or not rule.term.lifetimes:
-        return []
-    if not isinstance(detail, Relationship):
+    if not lifetimes or not term.lifetimes or not isinstance(detail, Relationship):
         return []
     found: list[int | None] = []
     for bought in detail.products if case.early else _bought_like(case, detail):
@@ -432,13 +432,10 @@ def _lifetimes(case: Case, rule: Rule, event: Event) -> list[int | None]:
     return found
 
 
-def _months(case: Case, rule: Rule, event: Event) -> int:
-    term = rule.term
-    if term is None:
-        return 0
+def _months(case: Case, term: Term, event: Event) -> int:
     stage = getattr(event.detail, "stage", None)
     months = term.by_stage.get(stage, term.months) if stage is not None else term.months
-    found = _lifetimes(case, rule, event)
+    found = _lifetimes(case, term, event)
     if case.early:  # whichever product the message turns out to be about
         return max([months, *(life for life in found if life is not None)])
     # A bought product without a lifetime keeps the rule's own term.
@@ -449,7 +446,7 @@ def term_needs_review(case: Case, rule: Rule, event: Event) -> bool:
     """Whether the term that ran out is our own default and not the law's or the operator's."""
     if rule.term is None or not rule.term.needs_review:
         return False
-    found = _lifetimes(case, rule, event)
+    found = _lifetimes(case, rule.term, event)
     return not found or None in found
 
 

@@ -50,6 +50,7 @@ _NEW = "counterfactual"
 class _Repair:
     change: Change
     apply: Callable[[Facts], Facts]
+    uid: str = ""  # of the entry that it changes
 
 
 def changes(
@@ -58,7 +59,7 @@ def changes(
     """The smallest set of changes after which `trial` gives the other verdict; () if none does."""
     allowed = decision.verdict is Verdict.ALLOW
     found = list(_breaks(facts, decision) if allowed else _repairs(facts, decision))
-    known = {repair.change: repair for repair in found}
+    known = {(repair.change, repair.uid): repair for repair in found}
     left = _TRIALS
     for size in range(1, _DEPTH + 1):
         behind: list[_Repair] = []
@@ -75,7 +76,7 @@ def changes(
             if not allowed and result.reason is not decision.reason:
                 behind += _repairs(other, result)  # mended, and the next thing shows
         for repair in behind:
-            known.setdefault(repair.change, repair)
+            known.setdefault((repair.change, repair.uid), repair)
     return ()
 
 
@@ -134,9 +135,7 @@ def _of_opt_in(
     facts: Facts, condition: str, event: Event, detail: OptIn
 ) -> Iterator[_Repair]:
     message, recipient = facts.message, facts.recipient
-    if condition == "named":
-        yield _set(event, "third_parties", (*detail.third_parties, facts.sender.id))
-    elif condition == "affirmative-act":
+    if condition == "affirmative-act":
         yield _set(event, "box", Box.UNTICKED)
     elif condition == "topics":
         yield _set(event, "topics", message.topics or ())
@@ -275,7 +274,7 @@ def _event_change(
         changed = cast(dict[str, Any], values)
         return replace(facts, events=tuple(one(other, changed) for other in facts.events))
 
-    return _Repair(Change(fact=name, now=now, needed=needed), apply)
+    return _Repair(Change(fact=name, now=now, needed=needed), apply, event.uid)
 
 
 def _without(event: Event) -> _Repair:
@@ -289,7 +288,7 @@ def _without(event: Event) -> _Repair:
         )
         return replace(facts, events=kept)
 
-    return _Repair(Change(fact=name, now="recorded", needed="absent"), apply)
+    return _Repair(Change(fact=name, now="recorded", needed="absent"), apply, event.uid)
 
 
 def _added(facts: Facts, detail: Any, fact: str, needed: str, *, evidence: str) -> _Repair:

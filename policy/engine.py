@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import cast
 
 from policy.basis import Case, Condition, dormant_from, term_end, term_needs_review, valid_end
 from policy.counterfactual import changes
@@ -395,9 +396,7 @@ def _ends_at(case: Case, rule: Rule, event: Event) -> datetime | None:
 
 def _lasting(finding: _Finding) -> tuple[datetime, datetime, datetime, str]:
     """Of several events that satisfy a rule: the one lasting longest, then the newest."""
-    event = finding.event
-    if event is None:
-        return (_NEVER, _NEVER, _NEVER, "")
+    event = cast(Event, finding.event)
     return (finding.ends_at or _NEVER, event.at, event.recorded_at, event.uid)
 
 
@@ -417,9 +416,7 @@ def decide(facts: Facts, packs: Packs, *, counterfactual: bool = False) -> Decis
     Total: it raises nothing for any `Facts`. `counterfactual` adds the smallest change of facts
     that would flip the verdict; each trial is a full decision, so ask only for a person.
     """
-    decision = _Run(facts, packs, early=False).decide()
-    if decision is None:
-        raise AssertionError("only an early run can be undecided")
+    decision = cast(Decision, _Run(facts, packs, early=False).decide())  # None only when early
     if counterfactual:
         found = changes(facts, decision, lambda other: decide(other, packs))
         return replace(decision, counterfactual=found)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
 from policy.model import Answer, Change, Decision, Reason, Step, Verdict
-from policy.phrases import CONDITIONS, DETAILS, REASONS, VALUES, Phrase, Words
+from policy.phrases import CONDITIONS, DETAILS, REASONS, VALUES, Phrase
 
 _DUTCH = "nl"
 
@@ -145,11 +145,6 @@ def _time(at: datetime | date) -> str:
 def _ascii(text: str) -> str:
     folded = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return "".join(char for char in folded if char.isprintable())
-
-
-def words_of(reason: Reason) -> Words:
-    """All that is said of a reason, in both languages (for `docs/reasons.md` and pages)."""
-    return REASONS[reason]
 
 
 _ENGLISH_LINES: Mapping[str, str] = {

@@ -138,8 +138,9 @@ def cases_from(source: str, *, name: str) -> list[Case]:
     except tomllib.TOMLDecodeError as error:
         raise VectorError(f"{name}: {error}") from None
     try:
-        _only(content, frozenset({"similar", "lifetimes", "case"}))
-        shared = (content.get("similar", []), content.get("lifetimes", {}))
+        _only(content, frozenset({"similar", "lifetimes", "lifetime", "case"}))
+        lifetimes = content.get("lifetimes", content.get("lifetime", {}))
+        shared = (content.get("similar", []), lifetimes)
         tables = content.get("case", [])
         if not isinstance(tables, list) or not all(isinstance(item, dict) for item in tables):
             raise FieldError("case", "expected [[case]] tables")
@@ -207,7 +208,7 @@ def _case(table: Mapping[str, Any], id_: str, similar: object, lifetimes: object
             names=cast(tuple[str, ...], named.get("sender_names", ())),
             country=cast(str | None, named.get("sender_country")),
             similar=_similar(similar) + _similar(table.get("similar", [])),
-            lifetimes={**_lifetimes(lifetimes), **_lifetimes(table.get("lifetimes", {}))},
+            lifetimes=_lifetimes(lifetimes) | _lifetimes(table.get("lifetimes", {})),
             candidate_countries=tuple(country(code) for code in candidates),
         ),
         recipient=recipient,

@@ -10,8 +10,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from policy import model as m
-from policy.engine import decide, refuse_early
+from policy.counterfactual import changes
+from policy.engine import decide, living_basis, refuse_early
 from policy.explain import explain
+from policy.pack import Packs
 from policy.periods import add_months, after_day, after_months, local_day
 from policy.vectors import cases_from
 from proxy.packs import builtin_packs
@@ -191,6 +193,51 @@ def test_an_early_refusal_waits_for_the_longest_lifetime() -> None:
     assert not decide(lived, PACKS).allowed
     car = replace(lived, message=replace(MAIL, products=("car",)))
     assert decide(car, PACKS).allowed
+
+
+def test_a_living_basis_is_what_the_message_could_still_use() -> None:
+    bare = m.Message(category=m.Category.MARKETING, purpose=m.Purpose.COMMERCIAL)
+    limited = event(replace(OPT_IN, topics=("x",), valid_until=date(2026, 12, 31)))
+    basis = living_basis(facts(limited, message=bare), PACKS)
+    assert basis is not None
+    assert basis.reason is m.Reason.CONSENT
+    assert basis.expires_at == datetime(2027, 1, 1, tzinfo=ZoneInfo("Europe/Amsterdam"))
+    assert living_basis(facts(message=bare), PACKS) is None
+    no = event(m.Objection(), NOW, uid="e2")
+    assert living_basis(facts(limited, no, message=bare), PACKS) is None
+
+
+def test_without_packs_no_law_is_known() -> None:
+    none = Packs({})
+    for country in ("NL", None):
+        decision = decide(facts(event(OPT_IN), country=country), none)
+        assert decision.reason is m.Reason.UNKNOWN_JURISDICTION
+        assert (decision.pack, decision.jurisdiction) == ("", "")
+
+
+def test_times_without_a_zone_are_refused() -> None:
+    naive = datetime(2026, 1, 1)  # noqa: DTZ001
+    with pytest.raises(ValueError, match="aware"):
+        event(OPT_IN, naive)
+    with pytest.raises(ValueError, match="aware"):
+        replace(facts(), at=naive)
+
+
+def test_the_search_for_a_change_ends() -> None:
+    dubious = m.OptIn(box=m.Box.PRETICKED)
+    many = facts(*(event(dubious, uid=str(n)) for n in range(20)))
+    blocked = decide(many, PACKS)
+    tried: list[m.Facts] = []
+
+    def never(other: m.Facts) -> m.Decision:
+        tried.append(other)
+        return blocked
+
+    assert changes(many, blocked, never) == ()
+    assert len(tried) == 400
+    tried.clear()
+    assert changes(facts(), decide(facts(), PACKS), never) == ()
+    assert 0 < len(tried) < 400
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,16 @@ def test_an_explanation_reads_like_this() -> None:
     assert "bezwaar aangeboden met geen, verteld ja" in dutch
 
 
+def test_a_detail_without_a_dutch_form_is_left_as_it_is() -> None:
+    step = m.Step("nl", "consent", "odd-condition", m.Answer.NO, "", "something new")
+    decision = m.Decision(
+        verdict=m.Verdict.BLOCK, reason=m.Reason.NO_BASIS, trace=(step,), expires_at=NOW.date()
+    )
+    text = explain(decision, "nl", at=NOW)
+    assert "  - odd-condition: nee, something new [nl/consent]" in text
+    assert "Geldt tot 2026-11-24." in text
+
+
 def test_what_is_deferred_is_said_so() -> None:
     decision = m.Decision(verdict=m.Verdict.DEFER, reason=m.Reason.QUIET_HOURS)
     assert explain(decision, at=NOW).startswith("Deferred (quiet-hours)")

@@ -230,6 +230,15 @@ def test_a_wrong_expectation_fails_in_words() -> None:
         ("[[case]]", "[[cases]]", "x: cases"),
         ("[[case]]", "[[case]", "x: "),
         ("expect =", "similar = 5\nexpect =", "one: similar"),
+        ('verdict = "allow", ', "", "one: expect.verdict"),
+        ("[[case]]", "case = 5\n[other]", "x: other"),
+        ("events = [{", "events = [5, {", "one: events"),
+        (", at = 2026-01-01T00:00:00Z", "", "one: events.at"),
+        ('type = "opt-in"', 'type = "opt-in", address = "a b@d"', "one: events.address"),
+        ("expect =", "similar = [5]\nexpect =", "one: similar"),
+        ("expect =", 'similar = [{ products = ["a"], reviewed_on = 5 }]\nexpect =', "reviewed_on"),
+        ("expect =", "lifetimes = 5\nexpect =", "one: lifetimes"),
+        ('message = { category = "marketing" }', "message = 5", "one: message"),
         ("expect =", "lifetimes = { shoes = -1 }\nexpect =", "one: shoes"),
     ],
 )
@@ -237,6 +246,29 @@ def test_an_unreadable_vector_says_where(old: str, new: str, words: str) -> None
     assert old in GOOD
     with pytest.raises(VectorError, match=words):
         cases_from(GOOD.replace(old, new), name="x")
+
+
+def test_a_file_without_tables_of_cases_is_refused() -> None:
+    with pytest.raises(VectorError, match="x: case: expected"):
+        cases_from("case = 5", name="x")
+
+
+def test_a_group_may_say_who_reviewed_it_and_lifetimes_hold_for_the_file() -> None:
+    text = 'lifetime = { car = 120 }\n[[similar]]\nproducts = ["a", "b"]\nreviewer = "Jo"\n'
+    (case,) = cases_from(text + "reviewed_on = 2026-01-01\n" + GOOD, name="x")
+    (group,) = case.facts.sender.similar
+    assert (group.products, group.reviewer) == (("a", "b"), "Jo")
+    assert group.reviewed_on == date(2026, 1, 1)
+    assert case.facts.sender.lifetimes == {"car": 120}
+
+
+def test_every_expectation_is_compared() -> None:
+    more = 'rule = "x", pack = "eu", obligations = ["identity"], reason ='
+    (case,) = cases_from(GOOD.replace("reason =", more), name="x")
+    words = run(case, builtin_packs()).words
+    assert "expected rule x, got consent" in words
+    assert "expected pack eu, got nl@" in words
+    assert "expected obligations ('identity',), got ()" in words
 
 
 def test_the_same_case_twice_is_refused() -> None:
