@@ -109,6 +109,12 @@ def keys_path(settings: Settings) -> Path:
     return settings.http.keys_file or settings.server.data_dir / "keys"
 
 
+def open_keys(settings: Settings, *, create: bool) -> Keys:
+    """The keys; made only where there is no ledger yet: under new keys no opt-out is found."""
+    fresh = create and not settings.store.sqlite_path(settings.server.data_dir).exists()
+    return load_keys(keys_path(settings), create=fresh and settings.http.keys_file is None)
+
+
 @asynccontextmanager
 async def running(
     settings: Settings, *, clock: Callable[[], datetime] = utc_now
@@ -121,7 +127,9 @@ async def running(
     async with AsyncExitStack() as stack:
         stack.enter_context(InstanceLock.acquire(data_dir))
         create = may_create_store(settings)
-        keys = load_keys(keys_path(settings), create=settings.http.keys_file is None)
+        keys = open_keys(settings, create=create)
+        if keys.created:
+            log.keys_created(path=str(keys_path(settings)))
         packs = load_packs(settings.policy.packs_dir)
         telemetry.packs(packs)
         for pack in packs:

@@ -71,7 +71,9 @@ class Outgoing:
 
     def renewed(self, cases: Sequence[Case], fates: Mapping[int, RowFate]) -> Outgoing | None:
         """The copy after a second decision; None when nobody may get it any more."""
-        kept = tuple(c for c in cases if c.state is State.ATTEMPTING)
+        kept = tuple(
+            c for c in cases if c.state is State.ATTEMPTING and fates[c.n].fate is Fate.CLAIMED
+        )
         return replace(self, cases=kept, fates={c.n: fates[c.n] for c in kept}) if kept else None
 
 

@@ -6,6 +6,7 @@
     |- ConfigError          the configuration cannot be used: names file, key and remedy
     |- StoreError           the store cannot answer
     |  |- StoreUnavailable  for now (locked, full, closed): answered 451, the client keeps the mail
+    |  |  '- StoreRefused   this one operation cannot be done; trying again is of no use
     |  '- StoreDown         until restart (I/O error, failed fsync): never tried a second time
     |- UpstreamUnavailable  no upstream connection could be had
     |- TokenError           a token that is not ours, or damaged
@@ -36,6 +37,10 @@ class StoreError(SluisError):
 
 class StoreUnavailable(StoreError):
     """The store cannot answer now; a later try may succeed."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The store is well, but this one operation cannot be done: trying again is of no use."""
 
 
 class StoreDown(StoreError):

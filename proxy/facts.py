@@ -106,6 +106,19 @@ def recipient_facts(address: Address, known: Known, stream: config.Stream) -> Re
     )
 
 
+def person_facts(sender: config.Sender, known: Known, at: datetime) -> Facts:
+    """A person and some marketing mail of `sender`: for counting who may be written to."""
+    values: dict[str, Any] = recipient_from(known.attributes) if known.attributes else {}
+    values["last_marketing_at"] = known.last_marketing_at
+    return Facts(
+        at=at,
+        sender=sender_facts(sender),
+        recipient=Recipient(**values),
+        message=Message(category=Category.MARKETING, purpose=Purpose.COMMERCIAL),
+        events=known.events,
+    )
+
+
 def facts_for(
     *,
     at: datetime,

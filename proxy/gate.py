@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 
-from policy.explain import sentence
-
 from policy.address import Address
+from policy.explain import sentence
 from policy.model import Via
 from policy.pack import Packs
 from proxy import log
@@ -25,7 +24,13 @@ from proxy.config import Settings
 from proxy.copies import Outgoing, copies_of
 from proxy.delivery.upstream import Connection, Given, Pool
 from proxy.envelope import Envelope
-from proxy.errors import StoreDown, StoreError, StoreUnavailable, UpstreamUnavailable
+from proxy.errors import (
+    StoreDown,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    UpstreamUnavailable,
+)
 from proxy.feedback.mailto import tokens_in
 from proxy.judge import Judge, Ruling
 from proxy.keys import Keys
@@ -43,6 +48,14 @@ _ROUNDS = 8
 #: How long to wait before handing a result to a store that is briefly unavailable once more, in
 #: seconds.
 _STORE_PAUSE = 0.25
+
+#: The same copy is on its way already, here or in another process.
+_ELSEWHERE = frozenset({Fate.IN_FLIGHT, Fate.BUSY})
+
+#: A connection, and what gives it back to the pool.
+_InHand = tuple[AsyncExitStack | None, Connection | None]
+
+_BUSY = "451 4.4.5 the same mail is being sent, try again"
 
 _END = {
     Result.ACCEPTED: End.RELAYED,
@@ -171,47 +184,78 @@ class Gate:
     async def _attempt(
         self, mail: Mail, ruling: Ruling, outgoing: Sequence[Outgoing]
     ) -> list[Ending] | None:
-        """One round: connection in hand, commit C1, send. None: something newer asks for another
-        round."""
-        async with AsyncExitStack() as stack:
+        """One round: connection in hand, commit C1, send.
+
+        None: something newer asks for another round.
+        """
+        async with AsyncExitStack() as held:
             connection: Connection | None = None
             if outgoing:
-                connection = await stack.enter_async_context(self._pool.connection())
+                connection = await held.enter_async_context(self._pool.connection())
                 connection.begin(outgoing[0].copy)
-            try:
-                claimed = await self._store.claim(ruling.intake)
-            except StoreError:
-                if connection is not None:
-                    await connection.abandon()
-                raise
-            live = [f for f in claimed.fates if f.fate is Fate.IN_FLIGHT]
-            if claimed.stale or live or any(f.fate is Fate.BUSY for f in claimed.fates):
-                if connection is not None:
-                    await connection.abandon()
-                return None if claimed.stale else await self._join(mail, ruling, claimed.fates)
-            committed_at = self._monotonic()
-            fates = {fate.n: fate for fate in claimed.fates}
-            self._judge.count(ruling, claimed.fates)
-            sends = [o for o in (o.only(fates) for o in outgoing) if o is not None]
-            for send in sends:
-                for key in (case.copy_key for case in send.cases):
-                    self._live[key] = asyncio.get_running_loop().create_future()
-            try:
-                results = await self._send_all(mail, outgoing, sends, connection, committed_at)
-            finally:
-                for send in sends:
-                    for key in (case.copy_key for case in send.cases):
-                        future = self._live.pop(key)
-                        if not future.done():
-                            future.set_result(Result.UNKNOWN)
-        return [self._ending(mail, ruling, n, fates[n], results.get(n)) for n in sorted(fates)]
+            claimed = await self._store.claim(ruling.intake)
+            if not claimed.stale and not any(f.fate in _ELSEWHERE for f in claimed.fates):
+                fates = claimed.fates
+                return await self._finish(mail, ruling, outgoing, fates, connection, held)
+            if connection is not None:
+                await connection.abandon()
+        return None if claimed.stale else await self._join(mail, ruling, claimed.fates)
+
+    async def _finish(
+        self,
+        mail: Mail,
+        ruling: Ruling,
+        outgoing: Sequence[Outgoing],
+        fates: Sequence[RowFate],
+        connection: Connection | None,
+        held: AsyncExitStack,
+    ) -> list[Ending]:
+        """The attempts are durable: send each claimed copy once, and say how all recipients
+        ended."""
+        committed_at = self._monotonic()
+        self._judge.count(ruling, fates)
+        for fate in fates:
+            if fate.ambiguous_retry:
+                self._telemetry.ambiguous_retry()
+        by_n = {fate.n: fate for fate in fates}
+        sends = [o for o in (one.only(by_n) for one in outgoing) if o is not None]
+        live = [case.copy_key for send in sends for case in send.cases]
+        for key in live:
+            self._live[key] = asyncio.get_running_loop().create_future()
+        results: dict[int, Ending] = {}
+        try:
+            if connection is not None and (not sends or sends[0].copy != outgoing[0].copy):
+                await connection.abandon()  # what was begun is not what was claimed
+                if sends:
+                    connection.begin(sends[0].copy)
+            # The connection in hand goes with the first copy, and back after it. One copy's trouble
+            # stops no other: after C1 each runs to its end.
+            lines: list[_InHand] = [(None, None)] * len(sends)
+            if sends:
+                lines[0] = held.pop_all(), connection
+            ends = await asyncio.gather(
+                *(
+                    self._send(mail, send, line, committed_at, results)
+                    for send, line in zip(sends, lines, strict=True)
+                ),
+                return_exceptions=True,
+            )
+            for trouble in ends:
+                if trouble is not None:
+                    raise trouble
+        finally:
+            for key in live:
+                future = self._live.pop(key)
+                if not future.done():
+                    future.set_result(Result.UNKNOWN)
+        return [self._ending(mail, ruling, fate, results.get(fate.n)) for fate in fates]
 
     async def _join(
         self, mail: Mail, ruling: Ruling, fates: Sequence[RowFate]
     ) -> list[Ending] | None:
         """The same copy is on its way already: wait for its result, never send a second one beside
         it."""
-        busy = Ending(End.RETURNED, "451 4.4.5 the same mail is being sent, try again", mail.ref)
+        busy = Ending(End.RETURNED, _BUSY, mail.ref)
         if any(f.fate is Fate.BUSY for f in fates):
             return [busy] * len(fates)
         for fate in fates:
@@ -223,64 +267,53 @@ class Gate:
                 await asyncio.sleep(0)  # committed this instant, not yet registered
         return None
 
-    async def _send_all(
+    async def _send(
         self,
         mail: Mail,
-        outgoing: Sequence[Outgoing],
-        sends: Sequence[Outgoing],
-        connection: Connection | None,
+        send: Outgoing,
+        in_hand: _InHand,
         committed_at: float,
-    ) -> dict[int, Ending]:
-        """Send each claimed copy once; the results by recipient number, durable when returned."""
-        if connection is not None and (not sends or sends[0] != outgoing[0]):
-            await connection.abandon()  # what was begun is not what was claimed
-            connection = None
-        results: dict[int, Ending] = {}
-        if len(sends) == 1 and connection is not None:
-            results |= await self._send(mail, sends[0], connection, committed_at)
-            return results
-        async with asyncio.TaskGroup() as group:
-            tasks = []
-            for i, send in enumerate(sends):
-                ready = connection if i == 0 else None
-                tasks.append(group.create_task(self._send(mail, send, ready, committed_at)))
-        for task in tasks:
-            results |= task.result()
-        return results
+        results: dict[int, Ending],
+    ) -> None:
+        """One copy: dot, then commit C2; the endings of its recipients go into `results`.
 
-    async def _send(
-        self, mail: Mail, send: Outgoing, connection: Connection | None, committed_at: float
-    ) -> dict[int, Ending]:
-        """One copy: dot, commit C2, endings of its recipients."""
-        endings: dict[int, Ending] = {}
-        async with AsyncExitStack() as stack:
+        `in_hand` is the connection since before C1, with the copy begun, or nothing.
+        """
+        line, connection = in_hand
+        async with line or AsyncExitStack() as held:
             try:
                 if connection is None:
-                    connection = await stack.enter_async_context(self._pool.connection())
+                    connection = await held.enter_async_context(self._pool.connection())
                     connection.begin(send.copy)
                 await connection.envelope()
                 hold = self._settings.delivery.attempt_hold.total_seconds()
                 if self._monotonic() - committed_at > hold:
                     # The decision has grown old before the dot: it is taken again (delivery.md 7).
-                    kept, endings = await self._decide_again(mail, send)
+                    kept, stopped = await self._decide_again(mail, send)
+                    results |= stopped
                     if kept is None or kept.copy != send.copy:
                         await connection.abandon()
                     if kept is None:
-                        return endings
+                        return
                     if kept.copy != send.copy:
                         connection.begin(kept.copy)
                     send = kept
                 given = await connection.finish(send.parts())
             except UpstreamUnavailable as error:
-                line = f"451 4.4.1 {error}"
-                given = [Given(Result.UNSENT, 451, line, "connect")] * len(send.cases)
+                reply = f"451 4.4.1 {error}"
+                given = [Given(Result.UNSENT, 451, reply, "connect")] * len(send.cases)
+            except StoreError:
+                raise
+            except Exception as error:  # not foreseen, so nobody knows whether the dot was written
+                log.incident(ref=mail.ref, error=error)
+                reply = str(our_fault(mail.ref))
+                given = [Given(Result.UNKNOWN, 451, reply, "local")] * len(send.cases)
         await self._settle(mail, send, given)
         for case, one in zip(send.cases, given, strict=True):
-            future = self._live.get(case.copy_key)
-            if future is not None and not future.done():
+            future = self._live[case.copy_key]
+            if not future.done():
                 future.set_result(one.result)
-            endings[case.n] = Ending(_END[one.result], one.reply, f"{mail.ref}.{send.number}")
-        return endings
+            results[case.n] = Ending(_END[one.result], one.reply, mail.ref)
 
     async def _decide_again(
         self, mail: Mail, send: Outgoing
@@ -303,11 +336,12 @@ class Gate:
             if claimed.stale:
                 continue
             fates = {fate.n: fate for fate in claimed.fates}
-            stopped = {
-                c.n: Ending(End.BLOCKED, c.reply, mail.ref)
-                for c in cases
-                if c.state is not State.ATTEMPTING
-            }
+            stopped = {}
+            for case in cases:
+                if case.state is not State.ATTEMPTING:
+                    stopped[case.n] = Ending(case.end, case.reply, mail.ref)
+                elif fates[case.n].fate is not Fate.CLAIMED:  # taken from us: send nothing
+                    stopped[case.n] = Ending(End.RETURNED, _BUSY, mail.ref)
             return send.renewed(cases, fates), stopped
         raise StoreUnavailable("newer events overtook every decision")
 
@@ -333,16 +367,14 @@ class Gate:
         while True:
             try:
                 return await self._store.record(outcomes)
-            except StoreDown:
+            except (StoreDown, StoreRefused):
                 raise
             except StoreUnavailable as error:
                 # Known to be relayed: keep the result and go on trying, never forget it.
                 self._store_trouble("record", mail.ref, error)
                 await asyncio.sleep(_STORE_PAUSE)
 
-    def _ending(
-        self, mail: Mail, ruling: Ruling, n: int, fate: RowFate, sent: Ending | None
-    ) -> Ending:
+    def _ending(self, mail: Mail, ruling: Ruling, fate: RowFate, sent: Ending | None) -> Ending:
         if sent is not None:
             ending = sent
         elif fate.fate is Fate.ANSWERED:
@@ -352,7 +384,7 @@ class Gate:
         elif fate.fate is Fate.QUEUED:
             return Ending(End.RELAYED, "250 2.0.0 queued", fate.ref)
         else:
-            case = ruling.cases[n - 1]
+            case = ruling.cases[fate.n - 1]
             ending = Ending(case.end, case.reply, mail.ref)
         self._telemetry.message(mail.stream.id, ending.end.value)
         return ending
@@ -383,6 +415,5 @@ class Gate:
         return Reply(250, "2.0.0", f"opt-out recorded (ref {envelope.ref})")
 
     def _store_trouble(self, operation: str, ref: str, error: StoreError) -> Reply:
-        self._telemetry.store_error(operation)
         log.store_failed(ref=ref, operation=operation, error=str(error))
         return our_fault(ref)

@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from policy.explain import sentence
-
 from policy.address import Address
 from policy.engine import decide, refuse_early
+from policy.explain import sentence
 from policy.model import Category, Decision, Event, Message, Objection, Reason, Verdict, Via
 from policy.pack import Packs
 from proxy import config, log
@@ -34,6 +33,7 @@ from proxy.facts import (
 )
 from proxy.keys import Keys
 from proxy.mail import Mail
+from proxy.message.inspect import Shown
 from proxy.store.model import (
     Fate,
     Intake,
@@ -112,7 +112,7 @@ class Judge:
         """Look up and decide for every recipient of `mail`; raises `StoreError`."""
         subjects = [self._keys.subject(mail.stream.sender, a) for a in mail.recipients]
         snapshot = await store.lookup(subjects)
-        message = self._message(mail)
+        message = self._message(mail, mail.shown)
         at = self._clock()
         cases: list[Case] = []
         for n, (address, subject) in enumerate(
@@ -137,7 +137,7 @@ class Judge:
     ) -> tuple[list[Case], int]:
         """New decisions for claimed cases whose first decision grew old, and what they rest on."""
         snapshot = await store.lookup([case.subject for case in cases])
-        message = self._message(mail)
+        message = self._message(mail, mail.shown)
         at = self._clock()
         fresh = [
             replace(
@@ -222,14 +222,14 @@ class Judge:
                 stream=ruling.stream.id,
                 verdict=decision.verdict.value,
                 reason=decision.reason.value,
-                pack=decision.pack,
+                pack=decision.pack.replace("@", "/"),  # not to be taken for an address
                 rule=decision.rule,
                 mode=ruling.mode,
             )
 
-    def _message(self, mail: Mail) -> Message:
+    def _message(self, mail: Mail, shown: Shown | None) -> Message:
         return message_facts(
-            mail.stream, mail.category, mail.control, mail.shown, mail.visible_recipients
+            mail.stream, mail.category, mail.control, shown, mail.visible_recipients
         )
 
     def _case(
@@ -243,6 +243,9 @@ class Judge:
         at: datetime,
     ) -> Case:
         started = time.perf_counter()
+        if mail.shown is not None and address.exact in mail.holders:
+            # An opt-out link of ours is one for the person it was sealed for, and for nobody else.
+            message = self._message(mail, mail.shown.for_holder())
         facts = facts_for(
             at=at,
             sender=self._senders[mail.stream.sender],

@@ -223,6 +223,11 @@ def config_loaded(*, source: str, streams: int) -> None:
     _out.info("config.loaded", source=source, streams=streams)
 
 
+def keys_created(*, path: str) -> None:
+    """The first start made the key file: to be backed up, or no opt-out is ever found again."""
+    _out.warning("keys.created", path=path)
+
+
 def pack_loaded(*, pack: str, version: str, digest: str) -> None:
     """One rule pack is in use."""
     _out.info("pack.loaded", pack=pack, version=version, digest=digest)

@@ -152,7 +152,7 @@ def _report(file: Path, tally: Tally, *, dry_run: bool, json: bool) -> None:
         )
     if tally.overrides:
         typer.echo(
-            f"warning: {tally.overrides} objections were recorded for people who opted in after the "
+            f"warning: {tally.overrides} objections were recorded of people who opted in after the "
             "objection's date; an objection counts from its recording, so they are blocked",
             err=True,
         )

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.app import keys_path, make_data_dir, may_create_store
+from proxy.app import make_data_dir, may_create_store, open_keys
 from proxy.config import Settings, load
-from proxy.keys import Keys, load_keys
+from proxy.keys import Keys
 from proxy.store.model import Store
 from proxy.store.sqlite import open_sqlite
 
@@ -34,7 +34,7 @@ async def open_ledger(config: Path | None, *, create: bool = False) -> AsyncIter
     create = create and may_create_store(settings)
     if create:
         make_data_dir(settings)
-    keys = load_keys(keys_path(settings), create=create and settings.http.keys_file is None)
+    keys = open_keys(settings, create=create)
     store = await open_sqlite(
         settings.store.sqlite_path(settings.server.data_dir),
         instance="",

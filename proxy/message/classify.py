@@ -76,8 +76,8 @@ def classify(
 
     `header_stream` is the value of `Sluis-Stream` ("" when absent), `mail_domain` the domain of
     MAIL FROM in lower case ("" for the null sender). `personal_used_up` tells that the credential's
-    daily allowance for personal mail, or that of this body, is spent. Raises `KeyError` when `header_stream` names
-    no configured stream: a typing error must never choose another stream.
+    daily allowance for personal mail, or that of this body, is spent. Raises `KeyError` when
+    `header_stream` names no configured stream: a typing error must never choose another stream.
     """
     chosen: Stream | None = None
     source = ""
@@ -149,7 +149,14 @@ def _inputs(
         yield "listener", settings.stream(listener.stream)
     if named is not None and may_set:
         yield "Sluis-Stream", named
-    if credential is not None and credential.default_stream:
+    forced = (credential is not None and credential.stream) or listener.stream
+    if (
+        credential is not None
+        and credential.default_stream
+        and not forced
+        and not (named and may_set)
+    ):
+        # A default stands in for a stream that nobody named; it is no opinion on one that was.
         yield "credential default", settings.stream(credential.default_stream)
     by_envelope = _by_domain(settings, mail_domain)
     by_from = _by_domain(settings, signals.from_domain)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from proxy.errors import StoreError, StoreUnavailable
+from proxy.errors import StoreError, StoreRefused, StoreUnavailable
 from proxy.store.connection import trouble
 
 In = TypeVar("In")
@@ -42,10 +42,6 @@ class Operation(Protocol):
     def run(self, db: sqlite3.Connection) -> Any:
         """Do it inside the open transaction."""
         ...
-
-
-class Refused(StoreUnavailable):
-    """The store is well, but this one operation cannot be done: trying again is of no use."""
 
 
 class Batcher(Generic[In, Out]):
@@ -146,7 +142,7 @@ def commit(db: sqlite3.Connection, operations: Sequence[Operation]) -> tuple[lis
     for i in order:
         (results[i],), more = commit(db, [operations[i]])
         commits += more
-        if isinstance(results[i], StoreError) and not isinstance(results[i], Refused):
+        if isinstance(results[i], StoreError) and not isinstance(results[i], StoreRefused):
             # The store itself is in trouble: do not wait for it once per operation.
             for j in order[order.index(i) + 1 :]:
                 results[j] = results[i]
@@ -177,4 +173,4 @@ def _transaction(
 
 
 def _refused(operation: Operation, error: Exception) -> StoreError:
-    return Refused(f"{operation.name}: {type(error).__name__}: {error}")
+    return StoreRefused(f"{operation.name}: {type(error).__name__}: {error}")

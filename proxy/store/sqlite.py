@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from proxy.errors import StoreDown, StoreError, StoreUnavailable
+from proxy.errors import StoreDown, StoreError, StoreRefused, StoreUnavailable
 from proxy.store import ledger, migrate
 from proxy.store.attempt import Reclaim, Record, Recover
 from proxy.store.claim import Claim, Owner
 from proxy.store.codec import micros
 from proxy.store.connection import Connection, trouble
-from proxy.store.group import Batcher, Operation, Refused, commit
+from proxy.store.group import Batcher, Operation, commit
 from proxy.store.journal import entries
 from proxy.store.model import (
     Intake,
@@ -274,7 +274,7 @@ class SqliteStore:
             s.exact in seen.unreadable or s.wide in seen.unreadable for s in asked
         ):
             self._telemetry.store_error("lookup")
-            return Refused("a ledger entry cannot be read by this version")
+            return StoreRefused("a ledger entry cannot be read by this version")
         return Snapshot(seen.high, {s: seen.known[s] for s in asked})
 
     async def _page(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -301,7 +301,7 @@ class SqliteStore:
         while True:
             try:
                 await written
-            except (Refused, StoreDown):
+            except (StoreRefused, StoreDown):
                 return
             except StoreUnavailable:
                 if self._closing.is_set():
