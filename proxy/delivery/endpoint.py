@@ -65,11 +65,11 @@ class Endpoint:
 
     async def take(self, patient: bool) -> Session | None:
         """A session, or None if there is none to be had. `patient` also awaits a trial's end."""
-        self._prune()
+        if self._waiters:
+            self._settle()  # some may have been cancelled
         if not self._waiters:
-            if self._idle:
-                self._lent += 1
-                return self._idle.pop()
+            if (session := self._pop()) is not None:
+                return session
             if self._may_open():
                 self._opening += 1
                 return await self._fresh()
@@ -124,6 +124,16 @@ class Endpoint:
         self._idle.clear()
         return channels
 
+    def _pop(self) -> Session | None:
+        """Lend the session used last that is still alive."""
+        while self._idle:
+            session = self._idle.pop()
+            if session.usable:
+                self._lent += 1
+                return session
+            session.channel.quit()
+        return None
+
     def _may_open(self) -> bool:
         taken = len(self._idle) + self._lent + self._opening
         if self._closed or taken >= self._upstream.connections:
@@ -159,13 +169,11 @@ class Endpoint:
 
     def _settle(self) -> None:
         """Serve waiters in order: a session, leave to open one (True), "look elsewhere" (False)."""
-        self._prune()
         while self._waiters:
             waiter = self._waiters[0]
             if not waiter.done():
-                if self._idle:
-                    self._lent += 1
-                    waiter.set_result(self._idle.pop())
+                if (session := self._pop()) is not None:
+                    waiter.set_result(session)
                 elif self._may_open():
                     self._opening += 1
                     waiter.set_result(True)
@@ -192,13 +200,6 @@ class Endpoint:
             self._telemetry.upstream(self.name, up)
 
     # -- idle sessions end before the upstream would end them --------------------------------------
-
-    def _prune(self) -> None:
-        if any(not session.usable for session in self._idle):
-            for session in self._idle:
-                if not session.usable:
-                    session.channel.quit()
-            self._idle = [session for session in self._idle if session.usable]
 
     def _arm(self) -> None:
         if self._reaper is None and self._idle and not self._closed:

@@ -129,7 +129,6 @@ class Session:
         if tx.written:
             reset = [b"RSET\r\n"] if tx.reset else []
             commands = [*reset, *tx.commands, b"DATA\r\n"]
-            self._dirty = True
             self._channel.send(b"".join(commands), replies=len(commands))
 
     async def envelope(self) -> None:

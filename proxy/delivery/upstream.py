@@ -87,6 +87,7 @@ class Connection:
         self._asked: Copy | None = None    # as the caller gave it
         self._copy: Copy | None = None     # what goes on the wire
         self._begun = False
+        self._released = False
         self._fate: Given | None = None    # the result of every recipient that `_copy` has
 
     @property
@@ -112,6 +113,8 @@ class Connection:
         """
         if self._asked is not None:
             raise RuntimeError("the transaction before has neither finished nor been abandoned")
+        if self._released:
+            raise RuntimeError("the connection has been given back")
         recipients = tuple(filter(wire.unambiguous, copy.recipients))
         for address in (copy.mail_from, *copy.recipients):
             wire.refuse_controls(address)
@@ -167,6 +170,7 @@ class Connection:
         """For `Pool`: give the connection back, whatever state it is in."""
         if self._begun and self._asked is not None:
             self._session.abandon()
+        self._asked, self._begun, self._released = None, False, True
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None:
             endpoint.give_back(self._session)

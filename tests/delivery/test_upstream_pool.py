@@ -126,6 +126,16 @@ async def test_a_connection_that_dies_between_begin_and_finish_costs_no_mail(
         assert server.total == 1
 
 
+async def test_a_fresh_connection_is_asked_again_what_it_offers() -> None:
+    async with sink() as server, pool_to(server) as pool:
+        assert results(await send(pool)) == ACCEPTED
+        server.extensions = ("PIPELINING",)
+        server.once("MAIL", Step.CLOSE)
+        (given,) = await send(pool, copy_of(body_8bit=True))
+        assert (given.result, given.stage, given.code) == (Result.PERMANENT, "local", 554)
+        assert server.total == 1
+
+
 async def test_the_second_connection_to_die_is_the_last() -> None:
     async with sink() as server, pool_to(server) as pool:
         server.once("MAIL", Step.CLOSE, Step.CLOSE)
@@ -259,7 +269,7 @@ async def test_a_failing_upstream_is_left_alone_for_longer_and_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1000.0
-    async with sink() as server, pool_to(server) as pool:
+    async with sink() as server, pool_to(server, messages_per_connection=1) as pool:
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
         server.always("CONNECT", Step.CLOSE)
         tries: list[float] = []
@@ -277,6 +287,14 @@ async def test_a_failing_upstream_is_left_alone_for_longer_and_longer(
         server.always("CONNECT", None)
         now += 60
         assert results(await send(pool)) == ACCEPTED
+        # Once it works, the next failure is a first one again.
+        server.always("CONNECT", Step.CLOSE)
+        for pause in (0.0, 0.8):
+            now += pause
+            before = server.connections
+            with pytest.raises(UpstreamUnavailable):
+                await send(pool)
+            assert server.connections == before + 1
 
 
 async def test_many_at_once_on_a_failing_upstream_count_as_one_failure() -> None:
