@@ -3,6 +3,7 @@
 
 .DEFAULT_GOAL := help
 ARGS ?=
+BENCH ?= $(basename $(notdir $(wildcard bench/[a-z]*.py)))
 UV ?= $(or $(shell command -v uv),.venv/bin/uv)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
@@ -26,8 +27,8 @@ lint: setup-test ## Ruff
 types: setup-test ## mypy --strict
 	@.venv/bin/mypy
 
-bench: setup-test ## Side-by-side runs against public tools, results as ratios
-	@exec .venv/bin/python -m bench $(ARGS)
+bench: setup-test ## Side-by-side runs, results as ratios (BENCH=upstream for one)
+	@set -e; for name in $(BENCH); do echo "== $$name"; .venv/bin/python -m bench.$$name $(ARGS); done
 
 lock: setup-test ## Resolve the dependencies anew and write the hashed locks
 	@test -x "$(UV)" || .venv/bin/python -m pip install --quiet uv
