@@ -13,7 +13,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: setup ## See it work: a relay, an upstream with an inbox, six mails (ARGS=--once to end by itself)
+demo: setup ## See it work: a relay, an upstream with an inbox, a dozen mails (ARGS=--once ends by itself)
 	@exec .venv/bin/sluis demo $(ARGS)
 
 test: setup-test ## Run all tests (ARGS="tests/policy -x" for some)
