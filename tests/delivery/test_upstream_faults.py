@@ -278,3 +278,7 @@ async def test_misuse_is_an_error_not_a_mail() -> None:
         assert results(await connection.finish([BODY])) == [Result.ACCEPTED]
         assert results(await send_on(connection)) == [Result.ACCEPTED]
         assert server.total == 2
+        connection.release()
+        with pytest.raises(RuntimeError):
+            connection.begin(copy_of())
+        assert results(await send(pool)) == [Result.ACCEPTED]
