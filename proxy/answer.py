@@ -92,4 +92,6 @@ def _single(ending: Ending) -> Reply:
         if ending.end is End.RELAYED:
             return Reply(250, "2.0.0", f"relayed (ref {ending.ref})")
         return our_fault(ending.ref)
-    return Reply(reply.code, reply.enhanced, f"{reply.text} (ref {ending.ref})")
+    # 421 says that *its* session ends (RFC 5321 3.8); ours with the client goes on.
+    code = 451 if reply.code == 421 else reply.code
+    return Reply(code, reply.enhanced, f"{reply.text} (ref {ending.ref})")

@@ -16,20 +16,22 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from policy.pack import Packs
 from proxy import log
 from proxy.census import Census
+from proxy.clock import utc_now
 from proxy.config import Settings
+from proxy.data_dir import keys_path, make_data_dir, may_create_store, open_keys
 from proxy.delivery.upstream import Pool
-from proxy.errors import ConfigError, StoreError, StoreUnavailable
+from proxy.errors import ConfigError, StoreError
 from proxy.gate import Gate
-from proxy.keys import Keys, load_keys
+from proxy.keys import Keys
 from proxy.packs import load_packs
 from proxy.smtp.server import RunningListener, serve_listener
-from proxy.store.instance import InstanceLock, instance_id, prepare
+from proxy.store.instance import InstanceLock, instance_id
 from proxy.store.model import Store
 from proxy.store.sqlite import open_sqlite
 from proxy.telemetry import Telemetry
@@ -42,11 +44,6 @@ _PULSE = 5.0
 
 #: Seconds between two counts of the living bases, which reads the whole ledger.
 _CENSUS = 3600.0
-
-
-def utc_now() -> datetime:
-    """The product's one clock for things that are recorded."""
-    return datetime.now(UTC)
 
 
 @dataclass
@@ -84,35 +81,6 @@ class Running:
     smtp_ports: tuple[int, ...]
     public_port: int
     admin_port: int
-
-
-def make_data_dir(settings: Settings) -> None:
-    """Create `data_dir`, readable by us alone. Raises `ConfigError` with the remedy."""
-    try:
-        prepare(settings.server.data_dir)
-    except StoreUnavailable as error:
-        raise ConfigError(
-            [f"{settings.source}: server.data_dir: {error}; give it to the user that runs sluis"]
-        ) from error
-
-
-def may_create_store(settings: Settings) -> bool:
-    """Whether a missing database may be made: only where no relay ever ran on this `data_dir`.
-
-    Later a missing one is a lost one, and an empty suppression list must never appear by accident.
-    """
-    return not (settings.server.data_dir / "instance").exists()
-
-
-def keys_path(settings: Settings) -> Path:
-    """Where the key file lies."""
-    return settings.http.keys_file or settings.server.data_dir / "keys"
-
-
-def open_keys(settings: Settings, *, create: bool) -> Keys:
-    """The keys; made only where there is no ledger yet: under new keys no opt-out is found."""
-    fresh = create and not settings.store.sqlite_path(settings.server.data_dir).exists()
-    return load_keys(keys_path(settings), create=fresh and settings.http.keys_file is None)
 
 
 @asynccontextmanager

@@ -85,9 +85,9 @@ def object_(
 async def _record(
     row: dict[str, object], config: Path | None, sender: str | None, at: str | None
 ) -> None:
-    from proxy.app import utc_now
     from proxy.cli.explaining import stream_of
     from proxy.cli.ledger import open_ledger
+    from proxy.clock import utc_now
     from proxy.imports import Options, RowError, entry_of
 
     async with open_ledger(config, create=True) as ledger:
@@ -111,9 +111,9 @@ async def _record(
 async def _show(text: str, config: Path | None, json: bool) -> None:
     import orjson
 
-    from proxy.app import utc_now
     from proxy.cli.explaining import address_of, decide_for, decision_json
     from proxy.cli.ledger import open_ledger
+    from proxy.clock import utc_now
 
     async with open_ledger(config) as ledger:
         address = address_of(text, ledger.settings)

@@ -28,7 +28,8 @@ from rich.table import Table
 
 from policy.model import Reason
 from proxy import log
-from proxy.app import Running, running, utc_now
+from proxy.app import Running, running
+from proxy.clock import utc_now
 from proxy.config import Settings, load
 from proxy.imports import Entry, Options, read_entries
 from proxy.sink import Sink

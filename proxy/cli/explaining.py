@@ -9,13 +9,13 @@ from pathlib import Path
 
 import orjson
 import typer
-from policy.explain import explain, remedy
 
 from policy.address import Address, AddressError, parse
 from policy.engine import decide
+from policy.explain import explain, remedy
 from policy.model import Decision
-from proxy.app import utc_now
 from proxy.cli.ledger import Ledger, open_ledger
+from proxy.clock import utc_now
 from proxy.config import Settings, Stream
 from proxy.facts import assumed_message, facts_for, recipient_facts, sender_facts
 from proxy.packs import load_packs

@@ -13,8 +13,8 @@ import orjson
 import typer
 
 from policy.model import Objection, OptIn
-from proxy.app import utc_now
 from proxy.cli.ledger import Ledger, open_ledger
+from proxy.clock import utc_now
 from proxy.imports import Entry, FileError, Options, RowError, read_entries
 from proxy.store.model import Store
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.app import make_data_dir, may_create_store, open_keys
 from proxy.config import Settings, load
+from proxy.data_dir import make_data_dir, may_create_store, open_keys
 from proxy.keys import Keys
 from proxy.store.model import Store
 from proxy.store.sqlite import open_sqlite

@@ -134,11 +134,14 @@ def explain(
 def sink(
     smtp: Annotated[str, typer.Option(help="host:port of SMTP.")] = "127.0.0.1:1025",
     http: Annotated[str, typer.Option(help="host:port of the inbox.")] = "127.0.0.1:8025",
+    public_url: Annotated[
+        str, typer.Option(help="Origin, besides loopback, that the unsubscribe button may call.")
+    ] = "",
 ) -> None:
     """A development upstream that keeps mail in memory and shows it in a web inbox."""
     from proxy.cli.sink import sink as run
 
-    run(smtp=smtp, http=http)
+    run(smtp=smtp, http=http, public_url=public_url)
 
 
 @app.command()

@@ -4,8 +4,9 @@ SQLite."""
 from __future__ import annotations
 
 import asyncio
+import re
 import smtplib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -125,6 +126,17 @@ def message(
     return "\r\n".join(lines).encode()
 
 
+def fields(content: bytes, name: str) -> list[str]:
+    """Unfolded values of a header field, from the top."""
+    head = re.sub(rb"\r\n[ \t]+", b" ", content.partition(b"\r\n\r\n")[0]).decode("utf-8")
+    wanted = name.lower() + ":"
+    return [
+        line.partition(":")[2].strip()
+        for line in head.split("\r\n")
+        if line.lower().startswith(wanted)
+    ]
+
+
 @dataclass
 class World:
     """What a test sees: the running Sluis, its upstream, and how to speak to both."""
@@ -188,19 +200,28 @@ class World:
         return sorted(await self.sluis.store.journal(ref=ref), key=lambda e: e.n)
 
     async def ended(self, reply: str) -> JournalEntry:
-        """The one row of a transaction once its attempt has an outcome (a 4xx rides along,
-        lazily)."""
-        async with asyncio.timeout(10):
-            while True:
-                [row] = await self.journal(reply)
-                if row.state is not State.ATTEMPTING:
-                    return row
-                await asyncio.sleep(0.01)
+        """The one row of a transaction once it has an outcome (that of a 4xx comes later)."""
+
+        async def over() -> bool:
+            [row] = await self.journal(reply)
+            return row.state is not State.ATTEMPTING
+
+        await until(over)
+        [row] = await self.journal(reply)
+        return row
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    """Wait for a condition that nobody announces; fails after `seconds`."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110  the one place that polls
+            await asyncio.sleep(0.01)
 
 
 def send_once(port: int, mail_from: str, recipients: Sequence[str], content: bytes) -> str:
     """MAIL, RCPT..., DATA; stops at the first refusal that leaves no recipient."""
-    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+    client = smtplib.SMTP("127.0.0.1", port, timeout=60)
+    try:
         client.ehlo("app.acme.example")
         reply = client.docmd(f"MAIL FROM:<{mail_from}>")
         taken = 0
@@ -215,6 +236,8 @@ def send_once(port: int, mail_from: str, recipients: Sequence[str], content: byt
             end = b".\r\n" if stuffed.endswith(b"\r\n") else b"\r\n.\r\n"
             client.send(stuffed + end)
             reply = client.getreply()
+    finally:
+        client.close()
     return f"{reply[0]} {reply[1].decode('ascii')}"
 
 

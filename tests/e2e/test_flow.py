@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from running_sluis import FOOTER, OPT_IN, SALE, World, message, send_once
+from running_sluis import FOOTER, OPT_IN, SALE, World, fields, message, send_once
 
 from proxy.sink import Step
 from proxy.store.model import State
@@ -20,17 +20,6 @@ pytest_plugins = ("running_sluis",)
 Make = Callable[..., Coroutine[Any, Any, World]]
 
 ANNA, BRAM, HANS = "anna@example.nl", "bram@example.nl", "hans@example.nl"
-
-
-def fields(content: bytes, name: str) -> list[str]:
-    """Unfolded values of a header field, from the top."""
-    head = re.sub(rb"\r\n[ \t]+", b" ", content.partition(b"\r\n\r\n")[0]).decode("utf-8")
-    wanted = name.lower() + ":"
-    return [
-        line.partition(":")[2].strip()
-        for line in head.split("\r\n")
-        if line.lower().startswith(wanted)
-    ]
 
 
 def body(content: bytes) -> bytes:

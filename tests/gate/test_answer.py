@@ -81,6 +81,11 @@ def test_an_accepted_mail_stays_accepted_whatever_its_reply_looked_like() -> Non
     assert answer(REF, [Ending(End.RELAYED, "", REF)]).code == 250
 
 
+def test_an_upstream_that_hangs_up_does_not_make_us_hang_up() -> None:
+    reply = answer(REF, [Ending(End.RETURNED, "421 4.3.2 shutting down", REF)])
+    assert str(reply) == f"451 4.3.2 shutting down (ref {REF})"
+
+
 def test_a_reply_is_one_line_of_printable_ascii() -> None:
     reply = parse_reply("550 5.1.1 caf\u00e9 \x1b[31m")
     assert reply is not None
