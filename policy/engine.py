@@ -31,7 +31,7 @@ from policy.model import (
     Step,
     Verdict,
 )
-from policy.pack import GDPR_OBJECTION, Gates, Pack, Packs, Rule
+from policy.pack import GDPR_OBJECTION, NO_GATES, Gates, Pack, Packs, Rule
 
 PERMISSION_REQUEST = "permission-request"
 
@@ -39,7 +39,6 @@ _NATURAL = {Kind.CONSUMER: False, Kind.SOLE_TRADER: False}
 _EVENT_WORDS = {OptIn: "opt-in", Relationship: "relationship"}
 _YES, _NO, _UNKNOWN = Answer.YES, Answer.NO, Answer.UNKNOWN
 _NEVER = datetime.max.replace(tzinfo=UTC)
-_NO_GATES = Gates()
 
 
 @dataclass(slots=True)
@@ -170,7 +169,7 @@ class _Run:
         return self.result(Verdict.BLOCK, Reason.UNKNOWN_JURISDICTION)
 
     def basis(self, pack: Pack, *, consent_only: bool) -> list[_Finding]:
-        """One finding per product, in message order, up to the first that blocks."""
+        """One finding per product, in message order, up to the first that settles the rest."""
         products: tuple[str | None, ...] = self.facts.message.products or (None,)
         if self.early:
             products = (None,)
@@ -179,7 +178,7 @@ class _Run:
             case = Case(self.facts, self.ledger, pack, product, self.early)
             finding = self.judge(case, consent_only)
             findings.append(finding)
-            if not finding.allowed:
+            if not finding.allowed or _of_any_product(finding):
                 break
         return findings
 
@@ -233,7 +232,7 @@ class _Run:
     def gated(self, pack: Pack, rule: Rule) -> bool:
         """Whether the rule is a candidate; if not, the trace says which gate was shut."""
         gates = rule.gates
-        shut = None if gates is _NO_GATES else self.shut(gates)
+        shut = None if gates is NO_GATES else self.shut(gates)
         if shut is None and rule.event is not None and not self.ledger.permits.get(rule.event):
             words = _EVENT_WORDS.get(rule.event, "published address")
             shut = ("event", _NO, f"no {words} recorded")
@@ -398,6 +397,14 @@ def _lasting(finding: _Finding) -> tuple[datetime, datetime, datetime, str]:
     """Of several events that satisfy a rule: the one lasting longest, then the newest."""
     event = cast(Event, finding.event)
     return (finding.ends_at or _NEVER, event.at, event.recorded_at, event.uid)
+
+
+def _of_any_product(finding: _Finding) -> bool:
+    """Whether what permits this product permits every other, no shorter."""
+    if finding.event is None:
+        return True
+    detail = finding.event.detail
+    return isinstance(detail, OptIn) and not detail.products
 
 
 def _joined(first: Decision, other: Decision) -> Decision:

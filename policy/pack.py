@@ -84,6 +84,9 @@ class Gates:
     primary_purpose_fundraising: bool = False
 
 
+NO_GATES = Gates()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One way in which mail is permitted. `event` None: nothing has to be recorded for it."""
@@ -93,7 +96,7 @@ class Rule:
     cite: str
     confidence: Confidence
     event: type[Detail] | None = None
-    gates: Gates = Gates()
+    gates: Gates = NO_GATES
     conditions: tuple[Condition, ...] = ()
     stages: frozenset[Stage] = frozenset()
     indirect_remuneration: bool = False
@@ -463,6 +466,8 @@ class _Reader:
             may="kinds legal_person business_only local_rules_met outside_eea purposes "
             "charity_registered_in primary_purpose_fundraising",
         )
+        if not table:
+            return NO_GATES
         kinds, purposes = table.get("kinds"), table.get("purposes")
         registered = self.text(table, path, "charity_registered_in")
         return Gates(

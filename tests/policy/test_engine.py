@@ -114,6 +114,15 @@ def test_another_senders_evidence_is_not_shown() -> None:
     assert (decision.reason, decision.event) == (m.Reason.SUPPRESSED, "")
 
 
+def test_of_several_that_stop_the_newest_of_this_sender_is_named() -> None:
+    days = {name: NOW - timedelta(days=back) for back, name in enumerate("cba")}
+    for detail in (m.Objection(scope=m.Scope.EVERYTHING), m.Bounce()):
+        own = [event(detail, days[name], uid=name) for name in "ab"]
+        other = event(detail, days["c"], sender="B", uid="secret")
+        for order in ((*own, other), (other, *reversed(own))):
+            assert decide(facts(*order), PACKS).event == "b"
+
+
 def test_the_basis_is_the_event_that_lasts_longest_then_the_newest() -> None:
     ending = event(replace(OPT_IN, valid_until=date(2027, 1, 1)), NOW - timedelta(days=1), uid="b")
     lasting = event(OPT_IN, uid="a")
@@ -174,6 +183,10 @@ def test_early_refusals() -> None:
     refused = refuse_early(facts(event(OPT_IN), stream, message=bare), PACKS)
     assert refused is not None
     assert refused.reason is m.Reason.SUPPRESSED
+    lifting = replace(OPT_IN, topics=("x",), products=("shoes",))
+    no, yes = event(m.Objection(), uid="e2"), event(lifting, NOW - timedelta(days=1), uid="e3")
+    assert refuse_early(facts(no, yes, message=bare), PACKS) is None
+    assert refuse_early(facts(no, message=bare), PACKS) is not None
     transactional = replace(bare, category=m.Category.TRANSACTIONAL)
     everything = event(m.Objection(scope=m.Scope.EVERYTHING), NOW, uid="e2")
     assert refuse_early(facts(everything, message=transactional), PACKS) is None

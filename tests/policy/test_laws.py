@@ -193,6 +193,7 @@ MESSAGE_UNKNOWNS: dict[str, tuple[Any, ...]] = {
     "relevant_functions": ((), ("buyer",)),
 }
 RECIPIENT_UNKNOWNS: dict[str, tuple[Any, ...]] = {
+    "country": tuple(COUNTRIES),
     "kind": tuple(m.Kind),
     "function": ("buyer", "clerk"),
     "address_mainly_business": (True, False),
@@ -220,7 +221,7 @@ def near(draw: st.DrawFn) -> m.Facts:
     for key in draw(st.lists(st.sampled_from(sorted(MESSAGE_UNKNOWNS)), max_size=2)):
         changed: dict[str, Any] = {key: getattr(other.message, key)}
         facts = replace(facts, message=replace(facts.message, **changed))
-    for key in draw(st.lists(st.sampled_from(["country", *RECIPIENT_UNKNOWNS]), max_size=1)):
+    for key in draw(st.lists(st.sampled_from(sorted(RECIPIENT_UNKNOWNS)), max_size=1)):
         changed = {key: getattr(other.recipient, key)}
         facts = replace(facts, recipient=replace(facts.recipient, **changed))
     return replace(facts, events=facts.events + draw(st.sampled_from([(), (), other.events])))
@@ -315,6 +316,9 @@ def known_and_unknown(facts: m.Facts) -> Iterator[tuple[str, m.Facts, list[m.Fac
     for key, values in RECIPIENT_UNKNOWNS.items():
         # The kind decides an unknown legal person: a defined default, not an unknown.
         if key == "kind" and facts.recipient.legal_person is None:
+            continue
+        # Candidate countries are the operator's own word for where unknown people are.
+        if key == "country" and facts.sender.candidate_countries:
             continue
         nothing = {key: UNKNOWN.get(key)}
         nobody = replace(facts.recipient, **nothing)
