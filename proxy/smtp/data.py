@@ -76,10 +76,7 @@ class Incoming:
         # enough.
         if len(data) > self._line_limit + 4:
             self._long = True
-            # The tail may hold the CR of the CRLF to come, which must be judged with its LF.
-            cut = len(data) - 4
-            if data[cut - 1] == 0x0D:
-                cut -= 1
+            cut = len(data) - 1  # the last octet may be the CR of the CRLF to come
             self._take(data, cut)
             data = data[cut:]
         self._carry = data

@@ -296,6 +296,25 @@ def test_drain_lets_data_and_hand_overs_finish(loop: Loop) -> None:
         assert len(gate.mails) == 2
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_drain_waits_for_what_clients_left_behind(loop: Loop) -> None:
+    latch = Latch()
+    gate = RecordingGate(on_submit=latch)
+    with front_door(gate=gate, loop=loop) as door:
+        with door.connect() as gone:
+            hand_over(gone, door, latch)
+            reset(gone)
+        door.wait(lambda: door.counters.closed == 1)
+        draining = asyncio.run_coroutine_threadsafe(door.listener.drain(PATIENCE), door.loop)
+        door.wait(lambda: not door.listener.is_serving)
+        for _ in range(5):
+            door.call(lambda: None)
+        assert not draining.done()
+        latch.release(door)
+        assert draining.result(PATIENCE) is True
+        assert (gate.finished, latch.cancelled) == (1, 0)
+
+
 def test_drain_ends_at_its_deadline_and_close_ends_everything() -> None:
     latch = Latch()
     gate = RecordingGate(on_submit=latch)
@@ -380,6 +399,7 @@ def test_options_reach_the_envelope() -> None:
     ("options", "answer"),
     [
         ("SIZE", "501 5.5.4"),
+        ("\tSIZE=1", "501 5.5.4"),
         ("SIZE=", "501 5.5.4"),
         ("SIZE=-1", "501 5.5.4"),
         ("SIZE=1e9", "501 5.5.4"),
@@ -412,6 +432,14 @@ def test_options_are_read_strictly(options: str, answer: str) -> None:
             assert client.say(f"RCPT TO:<x@y.example> {more}").startswith("555 5.5.4 ")
         assert client.say("RCPT TO:<x@y.example> =").startswith("501 5.5.4 ")
         assert door.gate.admitted == []
+
+
+def test_an_option_needs_its_space() -> None:
+    with front_door() as door, door.connect() as client:
+        client.hello()
+        for typed in ("SIZE=10", "X", ">", " <b@b.example>"):
+            assert client.say(f"MAIL FROM:<a@b.example>{typed}").startswith("501 5.5.4 ")
+        assert door.gate.mails == []
 
 
 def test_after_helo_no_option_is_known() -> None:

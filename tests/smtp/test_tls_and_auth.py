@@ -233,6 +233,7 @@ def test_challenges_are_those_that_clients_look_for(tmp_path: Path) -> None:
         (["AUTH SCRAM-SHA-256 eA=="], "504 5.5.4"),
         (["AUTH PLAIN %%%"], "501 5.5.2"),
         (["AUTH PLAIN eA"], "501 5.5.2"),
+        ([f"AUTH PLAIN {PLAIN[:4]}%{PLAIN[4:]}"], "501 5.5.2"),
         (["AUTH PLAIN ="], "501 5.5.2"),
         (["AUTH PLAIN *"], "501 5.7.0"),
         ([f"AUTH PLAIN {b64('app')}"], "501 5.5.2"),
