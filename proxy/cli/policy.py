@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import orjson
 import typer
 
-from policy.pack import Pack, PackError, Packs, Rule
+from policy.pack import Label, Pack, PackError, Packs, Rule
 from policy.vectors import VectorError, cases_from, run
 from proxy.packs import load_packs
 
@@ -57,7 +57,8 @@ def show(
         _fail(f"no pack {id_}; there are: {' '.join(loaded.by_id)}", _USAGE)
     pack = loaded[id_]
     if as_json:
-        _print_json(_summary(pack) | {"rules": [_rule(rule) for rule in pack.rules]})
+        rules = [_rule(rule) for rule in pack.rules]
+        _print_json(_summary(pack) | {"rules": rules, "duties": asdict(pack.duties)})
         return
     typer.echo(f"{pack.label}  {pack.title}, reviewed {pack.reviewed_on}")
     for place, rule in enumerate(pack.rules, 1):
@@ -66,6 +67,10 @@ def show(
         for gate, value in _gates(rule).items():
             typer.echo(f"   only for {gate} = {value}")
         typer.echo(f"   needs: {needs}")
+    typer.echo("Every marketing message owes:")
+    for duty, cite in _duties(pack):
+        typer.echo(f"   {duty}  [{cite}]")
+    typer.echo(f"An objection stops it  [{pack.suppression_cite}]")
 
 
 @app.command("test")
@@ -140,6 +145,21 @@ def _rule(rule: Rule) -> dict[str, object]:
         "gates": _gates(rule),
         "conditions": [condition.name for condition in rule.conditions],
     }
+
+
+def _duties(pack: Pack) -> list[tuple[str, str]]:
+    duties = pack.duties
+    lasting = f" that works for {duties.valid_days} days" if duties.valid_days else ""
+    labels = {Label.NEVER: "", Label.ALWAYS: ", labelled", Label.UNLESS_CONSENT: ", labelled"}
+    unless = " unless under consent" if duties.label is Label.UNLESS_CONSENT else ""
+    owed = [
+        ("the sender's identity", duties.identity),
+        ("the sender's postal address", duties.postal_address),
+        (f"an easy opt-out{lasting}", duties.unsubscribe),
+        (f"an honest subject{labels[duties.label]}{unless}", duties.subject),
+        ("one visible recipient", duties.recipients),
+    ]
+    return [(words, cite) for words, cite in owed if cite]
 
 
 def _gates(rule: Rule) -> dict[str, object]:

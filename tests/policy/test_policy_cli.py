@@ -32,6 +32,12 @@ def test_show_prints_the_rules_with_their_articles() -> None:
     assert ran.exit_code == 0
     assert "soft-opt-in -> soft-opt-in  [Tw 11.7(4); medium]" in ran.stdout
     assert "only for outside_eea = True" in ran.stdout
+    assert "an easy opt-out  [Tw 11.7(6)-(7); GDPR 7(3), 21(2)]" in ran.stdout
+    assert "postal address" not in ran.stdout
+    us = RUNNER.invoke(app, ["show", "us"]).stdout
+    assert "an easy opt-out that works for 30 days" in us
+    assert "an honest subject, labelled unless under consent" in us
+    assert "postal address" in us
     shown = json.loads(RUNNER.invoke(app, ["show", "nl", "--json"]).stdout)
     assert [rule["id"] for rule in shown["rules"]] == [r.id for r in builtin_packs()["nl"].rules]
 
