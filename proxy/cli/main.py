@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from proxy.cli import consent, policy
@@ -26,6 +25,9 @@ app = typer.Typer(
 )
 app.add_typer(consent.app, name="consent")
 app.add_typer(policy.app, name="policy")
+
+#: The base of all usage errors, wherever this Typer keeps its Click.
+_USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
 
 Config = Annotated[
     Path | None,
@@ -161,10 +163,10 @@ def main(arguments: list[str] | None = None) -> None:
     """The console script. Usage errors exit 64, a configuration in error 78, store trouble 69."""
     try:
         code = app(arguments, standalone_mode=False)
-    except click.UsageError as error:
+    except _USAGE_ERROR as error:
         error.show()
         code = os.EX_USAGE
-    except click.Abort:
+    except typer.Abort:
         code = 130
     except ConfigError as error:
         for problem in error.problems:
