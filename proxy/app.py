@@ -30,6 +30,7 @@ from proxy.errors import ConfigError, StoreError
 from proxy.gate import Gate
 from proxy.keys import Keys
 from proxy.packs import load_packs
+from proxy.smtp.limits import Admission
 from proxy.smtp.server import RunningListener, serve_listener
 from proxy.store.instance import InstanceLock, instance_id
 from proxy.store.model import Store
@@ -138,8 +139,11 @@ async def running(
         await public.start()
         stack.push_async_callback(public.stop)
 
+        admission = Admission(settings.limits)  # one for all: the limits are the process's
         listeners = [
-            await serve_listener(listener, settings, gate, telemetry, clock=clock)
+            await serve_listener(
+                listener, settings, gate, telemetry, clock=clock, admission=admission
+            )
             for listener in settings.listeners
         ]
         census = Census(settings, keys=keys, store=store, packs=packs, telemetry=telemetry)

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from policy.model import Category, Purpose, SimilarGroup
+from proxy.config.signing import ALGORITHMS, Algorithm, Covered, Instant, Selector
 from proxy.config.values import (
     BaseUrl,
     Bool,
@@ -55,6 +56,13 @@ def _later(value: object) -> object:
 
 
 _LATER = {"queued": '"inline"', "rewrite": '"refuse" or "allow"'}
+
+
+def _some(value: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
+    if not value:
+        raise wrong("is empty", "name at least one, or remove the key: mail never leaves unsigned")
+    return value
+
 
 Tls = Literal["none", "starttls", "implicit"]
 Auth = Literal["none", "optional", "required"]
@@ -124,6 +132,8 @@ class Upstream(Table):
     data_timeout: Duration = timedelta(seconds=180)
     final_timeout: Duration = timedelta(seconds=600)
     upstream_signs: Bool = False
+    dkim_keys: Annotated[tuple[Algorithm, ...], AfterValidator(_some)] = ALGORITHMS
+    dkim_omit: tuple[Covered, ...] = ()
 
     @property
     def host(self) -> str:
@@ -199,7 +209,7 @@ class Sender(Table):
     similar: tuple[
         Annotated[SimilarGroup, BeforeValidator(_similar), AfterValidator(_comparable)], ...
     ] = ()
-    lifetimes: FrozenCounts = Field(default={}, validate_default=True)
+    lifetimes: FrozenCounts = Field(default_factory=dict, validate_default=True)
     feedback_id: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{5,15}$")] | None = None
 
 
@@ -246,11 +256,26 @@ class PolicyConfig(Table):
     """`packs_dir` has packs beside the built-in ones; `subaddress` extra separators per domain."""
 
     packs_dir: FilePath | None = None
-    subaddress: FrozenTexts = Field(default={}, validate_default=True)
+    subaddress: FrozenTexts = Field(default_factory=dict, validate_default=True)
+
+
+class DkimKey(Table):
+    """One private key. `algorithm` None takes what the file holds; `sender` None is the one whose
+    streams send from this domain or below it; `active_from` None has been in force for ever.
+    """
+
+    domain: Domain
+    selector: Selector
+    key_file: FilePath
+    algorithm: Algorithm | None = None
+    sender: Id | None = None
+    active_from: Instant | None = None
 
 
 class Dkim(Table):
-    """Signing keys: none yet, so every key in this table is refused."""
+    """What we sign with: of a domain's keys of one algorithm, the one last in force."""
+
+    keys: tuple[DkimKey, ...] = ()
 
 
 class Delivery(Table):
