@@ -209,7 +209,7 @@ class Sender(Table):
     similar: tuple[
         Annotated[SimilarGroup, BeforeValidator(_similar), AfterValidator(_comparable)], ...
     ] = ()
-    lifetimes: FrozenCounts = Field(default_factory=dict, validate_default=True)
+    lifetimes: FrozenCounts = Field(default={}, validate_default=True)
     feedback_id: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{5,15}$")] | None = None
 
 
@@ -256,7 +256,7 @@ class PolicyConfig(Table):
     """`packs_dir` has packs beside the built-in ones; `subaddress` extra separators per domain."""
 
     packs_dir: FilePath | None = None
-    subaddress: FrozenTexts = Field(default_factory=dict, validate_default=True)
+    subaddress: FrozenTexts = Field(default={}, validate_default=True)
 
 
 class DkimKey(Table):
