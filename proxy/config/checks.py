@@ -15,6 +15,8 @@ from proxy.config.models import (
     RESERVED_IDS,
     Credential,
     Delivery,
+    Dkim,
+    DkimKey,
     Http,
     Listener,
     PolicyConfig,
@@ -25,7 +27,9 @@ from proxy.config.models import (
     Upstream,
 )
 from proxy.config.secrets import usable_hash
+from proxy.config.signing import algorithm_of, organisational, owners, read_private_key
 from proxy.config.values import is_loopback
+from proxy.errors import KeysError
 
 Finding = tuple[str, str, str]
 
@@ -42,6 +46,7 @@ class Parts:
     delivery: Delivery | None
     retention: Retention | None
     policy: PolicyConfig | None
+    dkim: Dkim | None
     listeners: Mapping[int, Listener]
     upstreams: Mapping[int, Upstream]
     senders: Mapping[int, Sender]
@@ -73,6 +78,7 @@ def findings(parts: Parts) -> Iterator[Finding]:
     names = [(n, x.username) for n, x in parts.credentials.items()]
     yield from _doubles("credentials", "username", names)
     yield from _delivery(parts)
+    yield from _dkim(parts)
     packs = parts.policy.packs_dir if parts.policy else None
     if packs is not None and not packs.is_dir():
         yield "policy.packs_dir", "is no directory", "name one with packs (*.toml), or remove it"
@@ -233,6 +239,45 @@ def _credential(key: str, credential: Credential, parts: Parts) -> Iterator[Find
     elif not usable_hash(credential.password_hash.get_secret_value()):
         remedy = 'write an Argon2 hash ("$argon2id$..."), or put the password in password_file'
         yield f"{key}.password_hash", "is no Argon2 hash", remedy
+
+
+def _dkim(parts: Parts) -> Iterator[Finding]:
+    if parts.dkim is None:
+        return
+    first: dict[tuple[str, str, str | None], int] = {}
+    held: dict[str, set[str]] = {}
+    for n, entry in enumerate(parts.dkim.keys):
+        key = f"dkim.keys.{n}"
+        yield from _reference(f"{key}.sender", entry.sender, parts.sender_ids, "senders")
+        yield from _owner(key, entry, parts)
+        if not organisational(entry.domain):
+            remedy = "name the domain of From, or its registered domain"
+            yield f"{key}.domain", "is a public suffix", remedy
+        other = first.setdefault((entry.domain, entry.selector, entry.sender), n)
+        if other != n:
+            what = f'"{entry.selector}" is also that of dkim.keys.{other}'
+            yield f"{key}.selector", what, "give each key of a domain its own selector"
+        try:
+            algorithm = algorithm_of(read_private_key(entry.key_file))
+        except KeysError as error:
+            remedy = "make one with `sluis dkim generate`, readable for this user only"
+            yield f"{key}.key_file", str(error), remedy
+            continue
+        if entry.algorithm not in (None, algorithm):
+            yield f"{key}.algorithm", f"the file holds another kind: {algorithm}", "correct it"
+        held.setdefault(entry.domain, set()).add(algorithm)
+    for n, upstream in parts.upstreams.items():
+        for name, algorithms in held.items():
+            if algorithms.isdisjoint(upstream.dkim_keys):
+                remedy = f"make a key of that kind for {name}, or allow the other here"
+                yield f"upstreams.{n}.dkim_keys", f"leaves {name} without a key", remedy
+
+
+def _owner(key: str, entry: DkimKey, parts: Parts) -> Iterator[Finding]:
+    found = owners(entry, parts.streams.values(), parts.sender_ids)
+    if entry.sender is None and len(found) != 1 and parts.sender_ids:
+        which = f"is that of {' and '.join(sorted(found))}" if found else "is of no stream's sender"
+        yield f"{key}.sender", f"{entry.domain} {which}", "name the one sender that signs with it"
 
 
 def _delivery(parts: Parts) -> Iterator[Finding]:

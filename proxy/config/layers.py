@@ -153,7 +153,7 @@ def _set(draft: Draft, name: str, parts: list[str], value: str) -> None:
                 key, f"is no key{suggestion(table, parts[at])}", "correct or remove the variable"
             )
             return
-        if inner.table is None:
+        if inner.table is None or (table is not Settings and at == len(parts) - 1):
             break
         where = where.setdefault(parts[at], [] if inner.many else {})
         at += 1
@@ -205,7 +205,7 @@ def _number(value: str) -> object:
 
 def _coerce(value: str, inner: Shape) -> object:
     """A variable's text as what TOML would give; what does not fit stays text, refused later."""
-    if inner.base in (tuple, Mapping):
+    if inner.many or inner.base in (tuple, Mapping):
         if value.lstrip().startswith(("[", "{")):
             try:
                 return tomllib.loads(f"value = {value}")["value"]
@@ -238,10 +238,19 @@ def tables(raw: Raw) -> Iterator[tuple[str, type[Table], Raw]]:
             continue
         if not inner.many and isinstance(content, dict):
             yield section, inner.table, content
+            for name, nested in fields(inner.table).items():
+                if nested.table is not None and isinstance(content.get(name), list):
+                    yield from _entries(f"{section}.{name}", nested.table, content[name])
         elif inner.many and isinstance(content, list):
-            for n, entry in enumerate(content):
-                if isinstance(entry, dict):
-                    yield f"{section}.{n}", inner.table, entry
+            yield from _entries(section, inner.table, content)
+
+
+def _entries(
+    key: str, table: type[Table], content: list[Any]
+) -> Iterator[tuple[str, type[Table], Raw]]:
+    for n, entry in enumerate(content):
+        if isinstance(entry, dict):
+            yield f"{key}.{n}", table, entry
 
 
 def find_control_characters(draft: Draft, value: object, key: str = "") -> None:

@@ -125,6 +125,7 @@ def parts(draft: Draft, sections: Sections) -> Parts:
         delivery=single("delivery"),
         retention=single("retention"),
         policy=single("policy"),
+        dkim=single("dkim"),
         sender_ids=written("senders"),
         stream_ids=written("streams"),
         counts=counts,

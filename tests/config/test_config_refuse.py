@@ -212,7 +212,7 @@ LISTENER_B = '[[listeners]]\naddress = "{address}"\ntrusted_networks = ["10.0.0.
         ('[delivery]\nmode = "queued"\n', "asks for queued, which this version cannot do"),
         ('[delivery]\npartial = "drop"\n', 'delivery.partial: is "drop"; must be'),
         ("[feedback]\nverp = true\n", "feedback.verp: asks for true, which this version cannot do"),
-        ('[dkim]\nselector = "s1"\n', "dkim.selector: is no key (this version takes none in this"),
+        ('[dkim]\nselector = "s1"\n', "dkim.selector: is no key; correct or remove it"),
         ('[policy]\npacks_dir = "none"\n', "policy.packs_dir: is no directory"),
         ('[store]\nurl = "postgresql://u@h/db"\n', "store.url: asks for PostgreSQL, which this"),
         ('[store]\nurl = "sqlite:///:memory:"\n', "store.url: names no file"),
