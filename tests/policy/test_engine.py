@@ -95,6 +95,8 @@ def test_a_newer_opt_in_for_another_spelling_is_told_and_permits_nothing() -> No
     decision = decide(facts(no, near), PACKS)
     assert decision.reason is m.Reason.SUPPRESSED
     assert "newer opt-in exists for another spelling" in explain(decision, at=NOW)
+    later = replace(no, at=near.at, recorded_at=near.at)
+    assert "another spelling" not in explain(decide(facts(later, near), PACKS), at=NOW)
 
 
 def test_another_senders_evidence_is_not_shown() -> None:
@@ -226,6 +228,137 @@ def test_without_packs_no_law_is_known() -> None:
         decision = decide(facts(event(OPT_IN), country=country), none)
         assert decision.reason is m.Reason.UNKNOWN_JURISDICTION
         assert (decision.pack, decision.jurisdiction) == ("", "")
+
+
+def test_a_suppression_says_whose_law_it_cites_only_where_that_is_known() -> None:
+    no = event(m.Objection(), uid="e2")
+    known = decide(facts(no, country="US"), PACKS)
+    assert (known.cite, known.pack) == ("15 USC 7704(a)(4)", PACKS["us"].label)
+    for packs, country in ((PACKS, "BR"), (Packs({}), "NL"), (Packs({}), None)):
+        decision = decide(facts(no, country=country), packs)
+        assert decision.reason is m.Reason.SUPPRESSED
+        assert (decision.cite, decision.pack, decision.jurisdiction) == ("GDPR 21(3)", "", "")
+    bounce = decide(facts(event(m.Bounce(), NOW)), PACKS)
+    assert bounce.cite == "RFC 3463"
+
+
+YES, NO, UNKNOWN = m.Answer.YES, m.Answer.NO, m.Answer.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("country", "detail", "condition", "answer", "words"),
+    [
+        ("NL", m.OptIn(), "affirmative-act", YES, "box unknown"),
+        ("NL", m.OptIn(), "evidence", UNKNOWN, "box unknown"),
+        ("NL", OPT_IN, "named", YES, "given to this sender"),
+        ("NL", OPT_IN, "evidence", YES, "evidence proof"),
+        (
+            "NL",
+            replace(OPT_IN, topics=("a", "b")),
+            "topics",
+            UNKNOWN,
+            "topics a, b; message on unknown",
+        ),
+        ("NL", OPT_IN, "topics", YES, "all topics"),
+        ("NL", replace(OPT_IN, products=("x",)), "products", NO, "products x; message on shoes"),
+        ("NL", OPT_IN, "products", YES, "all products"),
+        ("DE", OPT_IN, "double-opt-in", NO, "not confirmed"),
+        ("DE", replace(OPT_IN, confirmed_at=MARCH), "double-opt-in", YES, "confirmed 2026-03-01"),
+        ("DK", OPT_IN, "withdrawal-info", UNKNOWN, "told of withdrawal unknown"),
+        ("NL", m.Relationship(), "sale", UNKNOWN, "stage unknown"),
+        ("NL", m.Relationship(stage=m.Stage.CART), "sale", NO, "stage cart"),
+        ("NL", replace(PURCHASE, paid=None), "sale", UNKNOWN, "stage purchase, paid unknown"),
+        (
+            "NL",
+            replace(PURCHASE, paid=False, indirect_remuneration=True),
+            "sale",
+            YES,
+            "stage purchase, paid no, indirect remuneration yes",
+        ),
+        ("NL", PURCHASE, "evidence", YES, "evidence proof"),
+        (
+            "NL",
+            replace(PURCHASE, products=()),
+            "similar",
+            UNKNOWN,
+            "products unknown; message on shoes",
+        ),
+        ("NL", replace(PURCHASE, products=("x",)), "similar", NO, "products x; message on shoes"),
+        ("NL", PURCHASE, "term", YES, "since 2026-03-01"),
+        ("AT", PURCHASE, "not-listed", YES, "lists none"),
+    ],
+)
+def test_the_trace_tells_the_facts(
+    country: str, detail: m.Detail, condition: str, answer: m.Answer, words: str
+) -> None:
+    steps = decide(facts(event(detail), country=country), PACKS).trace
+    (step,) = [step for step in steps if step.condition == condition and step.pack != "nl"] or [
+        step for step in steps if step.condition == condition
+    ]
+    assert (step.answer, step.detail, step.event) == (answer, words, "e1")
+
+
+def test_the_trace_of_another_senders_entry() -> None:
+    (step,) = decide(facts(event(OPT_IN, sender="B")), PACKS).trace[:1]
+    assert (step.condition, step.answer, step.event) == ("named", NO, "")
+    assert step.detail == "given to another sender"
+
+
+def test_the_trace_of_unknown_purposes_and_products() -> None:
+    business = {"kind": m.Kind.COMPANY_GENERIC}
+    for purpose, published, answer in (
+        (None, m.PublishedPurpose.PRESS, UNKNOWN),
+        (m.Purpose.COMMERCIAL, None, UNKNOWN),
+        (m.Purpose.COMMERCIAL, m.PublishedPurpose.PRESS, NO),
+    ):
+        entry = event(m.Published(purpose=published))
+        message = replace(MAIL, purpose=purpose)
+        steps = decide(facts(entry, message=message, **business), PACKS).trace
+        assert [s.answer for s in steps if s.condition == "designated"] == [answer]
+    nothing = replace(MAIL, products=())
+    limited = event(replace(OPT_IN, products=("x",)))
+    steps = decide(facts(limited, message=nothing), PACKS).trace
+    assert [s.answer for s in steps if s.condition == "products"] == [UNKNOWN]
+    steps = decide(facts(event(PURCHASE), message=nothing), PACKS).trace
+    assert [s.answer for s in steps if s.condition == "similar"] == [UNKNOWN]
+    gift = replace(PURCHASE, stage=m.Stage.DONATION, paid=None)
+    message = replace(MAIL, purpose=m.Purpose.IDEAL)
+    steps = decide(facts(event(gift), message=message), PACKS).trace
+    told = {step.condition: step.detail for step in steps}
+    assert told["sale"] == "stage donation"
+    assert told["similar"] == "stage donation; message ideal"
+
+
+def test_a_gate_tells_no_from_unknown() -> None:
+    def answers(**recipient: object) -> dict[str, tuple[m.Answer, str]]:
+        trace = decide(facts(**recipient), PACKS).trace  # type: ignore[arg-type]
+        return {step.condition: (step.answer, step.detail) for step in trace}
+
+    assert answers()["kind"] == (m.Answer.NO, "kind consumer")
+    assert answers(kind=m.Kind.UNKNOWN)["kind"] == (m.Answer.UNKNOWN, "kind unknown")
+    assert answers(country="GB")["legal-person"] == (m.Answer.NO, "legal person no")
+    unknown = answers(country="GB", kind=m.Kind.UNKNOWN)["legal-person"]
+    assert unknown == (m.Answer.UNKNOWN, "legal person unknown")
+    assert answers(country="CA")["purpose"] == (m.Answer.NO, "purpose commercial")
+    nothing = decide(facts(message=replace(MAIL, purpose=None), country="CA"), PACKS).trace
+    assert (nothing[0].answer, nothing[0].detail) == (m.Answer.UNKNOWN, "purpose unknown")
+    gift = replace(MAIL, purpose=m.Purpose.CHARITABLE)
+    for registered, answer in ((None, UNKNOWN), ("NL", NO)):
+        message = replace(gift, charity_registered_in=registered)
+        (step, *_) = decide(facts(message=message, country="CA"), PACKS).trace
+        assert (step.condition, step.answer) == ("charity-registered-in", answer)
+        assert step.detail == f"registered in {registered or 'unknown'}"
+
+
+def test_the_earliest_of_several_ends_counts() -> None:
+    paris = ZoneInfo("Europe/Paris")
+    limited = replace(OPT_IN, valid_until=date(2026, 12, 31))
+    decision = decide(facts(event(limited), country="FR"), PACKS)
+    assert decision.expires_at == datetime(2027, 1, 1, tzinfo=paris)
+    lasting = replace(OPT_IN, valid_until=date(2036, 12, 31))
+    decision = decide(facts(event(lasting), country="FR"), PACKS)
+    # NL, from where it is sent, knows no term for consent.
+    assert decision.expires_at == datetime(2029, 3, 2, tzinfo=paris)
 
 
 def test_times_without_a_zone_are_refused() -> None:
