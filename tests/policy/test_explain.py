@@ -60,6 +60,22 @@ def test_conditions_are_documented_in_their_order() -> None:
         assert f"`{condition.reason}`" in text
 
 
+def test_the_fixed_order_is_the_documented_one() -> None:
+    text = (DOCS / "decision.md").read_text("utf-8")
+    table = text.partition("| order | condition |")[2].partition("\n\n")[0]
+    rows = [row.split("|")[2:4] for row in table.splitlines()[2:]]
+    documented = [
+        (name, rank)
+        for rank, (conditions, _) in enumerate(rows)
+        for name in re.findall(r"`([a-z-]+)`", conditions)
+    ]
+    ranks = {name: condition.rank for name, condition in CONDITIONS.items()}
+    assert dict(documented) == ranks
+    for rank, (_, reasons) in enumerate(rows):
+        found = {str(c.reason) for c in CONDITIONS.values() if c.rank == rank}
+        assert set(re.findall(r"`([a-z-]+)`", reasons)) == found
+
+
 def test_every_detail_and_condition_is_said_in_dutch() -> None:
     patterns = [re.compile(pattern) for pattern, _ in DETAILS]
     missing: set[str] = set()
