@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from proxy.message import encoded
+from proxy.message import encoded, placeholders
 from proxy.message.mime import OpaqueError, Part
 
 #: Decoded octets of each part that are looked at.
@@ -64,15 +64,25 @@ def targets(part: Part) -> list[Target]:
     return [Target(part, Kind(word))]
 
 
-def text_of(content: bytes, part: Part) -> str:
-    """The decoded text of a displayed part, its first 512 KiB. Raises `StopError`."""
-    charset = part.type.parameters.get("charset", b"us-ascii").decode("ascii", "replace")
-    codec = encoded.codec(charset)
+def charset_of(part: Part) -> str:
+    """The charset that a part names, us-ascii where it names none (RFC 2045 section 5.2)."""
+    return part.type.parameters.get("charset", b"us-ascii").decode("ascii", "replace")
+
+
+def text_of(content: bytes, part: Part, link: bytes = b"") -> str:
+    """The decoded text of a displayed part, its first 512 KiB; placeholders as `link`, if given.
+
+    Raises `StopError`.
+    """
+    codec = encoded.codec(charset_of(part))
     if codec is None:
         raise StopError("unknown charset")
     if codec in ("us-ascii", "ascii"):
         codec = "utf-8"  # what readers make of 8-bit octets that nobody announced
-    text = _octets(content, part).decode(codec, "replace")
+    octets = _octets(content, part)
+    if link:
+        octets = placeholders.put(octets, placeholders.find(octets, codec).spans, link)
+    text = octets.decode(codec, "replace")
     if "-----BEGIN PGP " in text:
         raise StopError("encrypted or signed")
     return text

@@ -8,8 +8,10 @@ text/html, else the last text/plain. What cannot be read is unknown, and unknown
 from __future__ import annotations
 
 import re
+import secrets
 import unicodedata
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -24,12 +26,14 @@ _REPLY = re.compile(
     rf"(?:{'|'.join(REPLY_PREFIXES)})\s*(?:\[\d{{1,3}}\]|\(\d{{1,3}}\)|\d{{1,2}})?\s*\.?\s*:"
 )
 _INVISIBLE = re.compile(r"[\u00ad\u034f\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]+")
-_URL = re.compile(r"(?:https:|mailto:)[^\s<>\"']+", re.IGNORECASE)
+_URL = re.compile(r"(?:https?:|mailto:)[^\s<>\"']+", re.IGNORECASE)
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 # What an opt-out may lead to, and what keeps the words of two links apart.
 _WORKING = ("https:", "mailto:")
 _APART = "\n|||||\n"
+#: Stands for the token of a placeholder: for whomever the copy is. No mail can hold it.
+ANYONE = f"~{secrets.token_hex(16)}"
 # Canonical ordering of combining marks is quadratic in their number: normalised piece by piece.
 _PIECE = 256
 _FOLDED = 1 << 20
@@ -54,7 +58,8 @@ class Shown:
 
     `opaque` says why the displayed text could not be read, "" where it was. `own_tokens` are those
     of our own links in the text: such a link is an opt-out for its own recipient only
-    (`for_holder`).
+    (`for_holder`); `ANYONE` among them is a placeholder, which will be one for each recipient.
+    `seen` is part by part what was found, `named` that From names the sender.
     """
 
     sender_identity: bool | None
@@ -64,6 +69,8 @@ class Shown:
     fake_reply: bool
     opaque: str = ""
     own_tokens: frozenset[str] = frozenset()
+    seen: tuple[Seen, ...] = field(default=(), compare=False)
+    named: bool = False
     marks: tuple[str, ...] = ()
 
     def for_holder(self) -> Shown:
@@ -75,16 +82,33 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    kind: Kind
+class Seen:
+    """What one displayed part shows."""
+
+    target: Target
     identity: bool
     address: bool
     opt_out: bool
     own_tokens: frozenset[str]
 
+    @property
+    def kind(self) -> Kind:
+        """How the part is written."""
+        return self.target.kind
 
-def inspect(content: bytes, header: Header, wanted: Wanted) -> Shown:
-    """Look at one mail; work is bounded, but above a megabyte it belongs in a thread."""
+
+def richest_of(seen: Sequence[Seen]) -> Seen:
+    """The part that decides: the last text/html, else the last one; AMP is never among `seen`."""
+    return next((s for s in reversed(seen) if s.kind is Kind.HTML), seen[-1])
+
+
+def inspect(
+    content: bytes, header: Header, wanted: Wanted, *, every_alternative: bool = False
+) -> Shown:
+    """Look at one mail; work is bounded, but above a megabyte it belongs in a thread.
+
+    With `every_alternative` a duty is met only where each displayed alternative meets it.
+    """
     author = from_mailbox(header)
     named = author is not None and _names(fold(author.name), wanted)
     fake = fake_reply(header)
@@ -101,13 +125,15 @@ def inspect(content: bytes, header: Header, wanted: Wanted) -> Shown:
             unsubscribe=None,
             fake_reply=fake,
             opaque=str(error),
+            named=named,
         )
-    richest = next((s for s in reversed(rich) if s.kind is Kind.HTML), rich[-1])
+    richest = richest_of(rich)
+    deciding = rich if every_alternative else [richest]
     # An AMP part replaces the others where it is shown, and is never edited.
     amp = [s for s in seen if s.kind is Kind.AMP]
-    opt_out = richest.opt_out and all(s.opt_out for s in amp)
-    tokens = richest.own_tokens
-    for part in amp:
+    opt_out = all(s.opt_out for s in (*deciding, *amp))
+    tokens = frozenset[str]().union(*(s.own_tokens for s in deciding))
+    for part in (*deciding, *amp):
         tokens = tokens if part.opt_out else tokens & part.own_tokens
     poorer = any(
         (richest.identity and not other.identity)
@@ -116,11 +142,13 @@ def inspect(content: bytes, header: Header, wanted: Wanted) -> Shown:
         for other in rich
     )
     return Shown(
-        sender_identity=named or richest.identity,
-        postal_address=richest.address if wanted.postal_address else None,
+        sender_identity=named or all(s.identity for s in deciding),
+        postal_address=all(s.address for s in deciding) if wanted.postal_address else None,
         unsubscribe=Unsubscribe.LINK if opt_out else Unsubscribe.NONE,
         fake_reply=fake,
         own_tokens=tokens,
+        seen=tuple(seen),
+        named=named,
         marks=("partial_alternative",) if poorer else (),
     )
 
@@ -142,8 +170,10 @@ def fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _see(content: bytes, target: Target, wanted: Wanted) -> _Seen:
-    text = text_of(content, target.part)
+def _see(content: bytes, target: Target, wanted: Wanted) -> Seen:
+    # A part that is never edited keeps its placeholders, and they lead nowhere.
+    link = b"" if target.kind is Kind.AMP else f"{wanted.own_url}{ANYONE}".encode()
+    text = text_of(content, target.part, link)
     if target.kind is Kind.PLAIN:
         places = _text_places(text)
     else:
@@ -162,8 +192,8 @@ def _see(content: bytes, target: Target, wanted: Wanted) -> _Seen:
                 token = _TOKEN.match(url, len(wanted.own_url))
                 own |= {token[0]} if token else set()
     folded = fold(text)
-    return _Seen(
-        kind=target.kind,
+    return Seen(
+        target=target,
         identity=_names(folded, wanted),
         address=_address(folded, wanted),
         # One search over all that is said of all links: they may be tens of thousands.

@@ -111,6 +111,41 @@ def read(source: str) -> Page:
     return Page("".join(pieces), tuple(links))
 
 
+def footer_at(source: str) -> int | None:
+    """Where something can be added at the end of the page: before the last `</body`, else before
+    the last `</html`, else at the end.
+
+    None where the end lies inside a comment, a tag, or an element whose content is not shown.
+    """
+    ends: dict[str, int] = {}
+    last = None
+    depth = 0
+    for match in _MARKUP.finditer(source):
+        last = match
+        if match.lastgroup == "kept" and match["tag"].lower() == "template":
+            depth = max(0, depth + (-1 if match["end"] else 1))
+        if match.lastgroup == "other" and not depth and source.startswith("</", match.start()):
+            ends[match["other"].lower()] = match.start()
+    for name in ("body", "html"):
+        if name in ends:
+            return ends[name]
+    if depth or (last is not None and not _complete(last)):
+        return None
+    return len(source)
+
+
+def _complete(token: re.Match[str]) -> bool:
+    """Whether what follows the page's last token stands outside it."""
+    if token.lastgroup == "raw":
+        return False  # its end tag, a token of its own, would have come after it
+    text = token[0]
+    if token.lastgroup == "text":
+        return True
+    if text.startswith("<!--"):
+        return text in ("<!-->", "<!--->") or (len(text) > 6 and text.endswith(("-->", "--!>")))
+    return text.endswith(">")
+
+
 def _attribute(text: str, wanted: str) -> str | None:
     """The value of one attribute; of a repeated one the first counts."""
     for match in _ATTRIBUTE.finditer(text):

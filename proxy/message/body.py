@@ -1,0 +1,330 @@
+"""The edits of a mail's body: its footer and its placeholders, planned once, applied per copy.
+
+A copy's body is a list of pieces: the client's own bytes, shared by all copies, and between them
+what differs. Where nothing is edited it is one piece. What cannot be edited with certainty is left
+as it is; `BodyPlan.stopped` says why, and the duty stays unmet.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from proxy.message import encoded, footer, placeholders, transfer
+from proxy.message.displayed import Kind, charset_of
+from proxy.message.footer import DUTIES, IDENTITY, POSTAL_ADDRESS, UNSUBSCRIBE, Brand, Paper
+from proxy.message.header import Header
+from proxy.message.inspect import ANYONE, Seen, Shown, richest_of
+from proxy.message.transfer import ImpossibleError, Place, Replacement, Transfer
+from proxy.replies import Reply
+
+_MAX_LINE = 998
+_NAME = "sluis.unsubscribe_url"
+_NOBODY = Brand("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """One displayed part that can be edited: its placeholders, and where and what a footer may be.
+
+    `possible` are the duties that a footer here can meet.
+    """
+
+    seen: Seen
+    transfer: Transfer
+    paper: Paper
+    spans: tuple[Place, ...] = ()
+    footer_at: Place | None = None
+    possible: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyPlan:
+    """What may be done to the body of a mail.
+
+    `can_inject` are duties that a footer can meet, `stopped` why some cannot ("" where all can);
+    `placeholders` how many are replaced in each copy; `refused` the reply to a mail with
+    placeholders that are unknown or cannot be replaced; `room` how much longer a copy may become,
+    in octets.
+    """
+
+    content: bytes = field(repr=False)
+    start: int
+    brand: Brand = _NOBODY
+    pages: tuple[_Page, ...] = field(default=(), repr=False)
+    can_inject: frozenset[str] = frozenset()
+    stopped: str = ""
+    placeholders: int = 0
+    refused: Reply | None = None
+    room: int = 0
+    marks: tuple[str, ...] = ()
+
+    def edits(self, duties: AbstractSet[str]) -> bool:
+        """Whether a copy that must be given these duties gets another body than it came with."""
+        return bool(self.placeholders or duties)
+
+    def pieces(
+        self,
+        *,
+        url: str = "",
+        duties: AbstractSet[str] = frozenset(),
+        language: str = "en",
+        footer: bool = True,
+        own_tokens: Collection[str] = (),
+    ) -> list[bytes | memoryview]:
+        """The body of one copy.
+
+        `url` is the recipient's own opt-out, `duties` what the mail must be given (of
+        `can_inject`), `own_tokens` the tokens in the mail that are this recipient's. With `footer`,
+        a body that is edited anyway gets what its poorer alternatives lack, too.
+        """
+        whole = memoryview(self.content)
+        pieces: list[bytes | memoryview] = []
+        at = self.start
+        for change in self._changes(url, duties, language, footer, own_tokens):
+            pieces += [whole[at : change.start], change.new]
+            at = change.end
+        return [*pieces, whole[at:]]
+
+    def _changes(
+        self,
+        url: str,
+        duties: AbstractSet[str],
+        language: str,
+        with_footer: bool,
+        own_tokens: Collection[str],
+    ) -> Iterable[Replacement]:
+        if not self.edits(duties):
+            return
+        wanted = set(duties)
+        if with_footer:
+            wanted |= _met(richest_of([page.seen for page in self.pages]), own_tokens)
+        for page in self.pages:
+            link = html.escape(url) if page.seen.kind is Kind.HTML else url
+            edits = [(place, link.encode("ascii")) for place in page.spans]
+            missing = (wanted - _met(page.seen, own_tokens)) & page.possible
+            if with_footer and missing and page.footer_at is not None:
+                new = _footer(page, self.brand, missing, url=url, language=language)
+                edits.append((page.footer_at, new))
+                edits.sort(key=lambda edit: edit[0].start)
+            yield from page.transfer.replace(edits)
+
+
+def untouched(content: bytes, header: Header) -> BodyPlan:
+    """The plan of a mail whose body is nobody's business."""
+    return BodyPlan(content=content, start=header.end)
+
+
+def plan_body(
+    content: bytes,
+    header: Header,
+    shown: Shown,
+    *,
+    brand: Brand,
+    longest_url: int,
+    footer: bool = True,
+    every_alternative: bool = False,
+    signed_by: str = "",
+) -> BodyPlan:
+    """Plan the edits of a marketing mail's body.
+
+    `longest_url` is how long an opt-out link may be in this mail, in characters; `footer` whether
+    the stream wants one where something is missing; `signed_by` the d= of a signature that an edit
+    would break and that cannot be made again, "" for none. Bounded work, for a thread when large.
+    """
+    if shown.opaque:
+        return BodyPlan(content=content, start=header.end, stopped=shown.opaque)
+    rich = [seen for seen in shown.seen if seen.kind is not Kind.AMP]
+    pages: list[_Page] = []
+    why = ""
+    found = 0
+    problem: Reply | None = None
+    owed = set(DUTIES) - ({IDENTITY} if shown.named else set())
+    wants = footer and not all(_met(seen) >= owed for seen in rich)
+    for seen in shown.seen:
+        try:
+            page, here = _page(content, seen, signed_by, longest_url)
+        except _RefusedError as error:
+            problem = problem or error.reply
+            continue
+        except ImpossibleError as error:
+            why = why or str(error)
+            if problem is None and _count(content, seen):
+                problem = _irreplaceable(str(error))
+            continue
+        if page is None:
+            continue
+        found += here
+        try:
+            pages.append(_with_footer(page, brand, longest_url) if wants else page)
+        except ImpossibleError as error:
+            why = why or str(error)
+            pages.append(page)
+    possible, kept_from = _injectable(shown, pages, rich, every_alternative)
+    if signed_by:
+        possible, why = frozenset(), f"d={signed_by} signs the body"
+    elif not footer:
+        why = "the stream has footer off"
+    growth = found * longest_url + sum(_growth(page) for page in pages)
+    spelled = any(page.possible and _spells(page, brand) for page in pages)
+    return BodyPlan(
+        content=content,
+        start=header.end,
+        brand=brand,
+        pages=tuple(pages) if problem is None else (),
+        can_inject=possible,
+        stopped=why or kept_from,
+        placeholders=found if problem is None else 0,
+        refused=problem,
+        room=2 * growth,
+        marks=("footer_ascii",) if spelled else (),
+    )
+
+
+class _RefusedError(ValueError):
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+def _page(content: bytes, seen: Seen, signed_by: str, longest_url: int) -> tuple[_Page | None, int]:
+    """The part, and its number of placeholders; None where it is never edited."""
+    part = seen.target.part
+    charset = charset_of(part)
+    codec = encoded.codec(charset) or "us-ascii"
+    read = transfer.read(content, part)
+    found = placeholders.find(read.octets, codec)
+    if found.unknown:
+        raise _RefusedError(Reply(554, "5.6.0", f"placeholder {found.unknown}: unknown"))
+    if len(found.spans) > placeholders.MOST:
+        raise _RefusedError(
+            Reply(554, "5.6.0", f"placeholder {_NAME}: more than {placeholders.MOST} in a part")
+        )
+    if seen.kind is Kind.AMP:
+        if found.spans:
+            raise _RefusedError(_irreplaceable("an AMP part is never edited"))
+        return None, 0
+    if found.spans and signed_by:
+        raise _RefusedError(_irreplaceable(f"d={signed_by} signs the body"))
+    if not footer.editable_charset(charset):
+        raise ImpossibleError(f"charset {charset[:40]}")
+    if part.end - part.start > transfer.MAX_EDITED:
+        raise ImpossibleError("the part is too large")
+    if found.spans and part.encoding.word in transfer.IDENTITY:
+        _check_lines(read.octets, found.spans, longest_url)
+    seven = part.encoding.word == "7bit"
+    # What came as a 7-bit message stays one, whatever its parts say.
+    plain = seven or (part.encoding.word in transfer.IDENTITY and content.isascii())
+    flowed = part.type.parameters.get("format", b"").lower() == b"flowed"
+    paper = Paper(codec, plain, read.newline, flowed)
+    return _Page(seen, read, paper, tuple(read.places(found.spans))), len(found.spans)
+
+
+def _with_footer(page: _Page, brand: Brand, longest_url: int) -> _Page:
+    """The part with the place of a footer, and the duties that it can meet there."""
+    octets = page.transfer.octets
+    at = footer.html_cut(octets) if page.seen.kind is Kind.HTML else len(octets)
+    spans = sorted([*((p.start, p.end) for p in page.spans), (at, at)])
+    places = page.transfer.places(spans)
+    where = places[spans.index((at, at))]
+    possible = set()
+    url = "x" * longest_url
+    for duty in DUTIES:
+        try:
+            _footer(page, brand, {duty}, url=url, language="en", place=where)
+        except ImpossibleError:
+            continue
+        possible.add(duty)
+    return _Page(page.seen, page.transfer, page.paper, page.spans, where, frozenset(possible))
+
+
+def _footer(
+    page: _Page,
+    brand: Brand,
+    duties: AbstractSet[str],
+    *,
+    url: str,
+    language: str,
+    place: Place | None = None,
+) -> bytes:
+    """What is put into the part's decoded octets, line ends around it included."""
+    octets, newline = page.transfer.octets, page.transfer.newline
+    place = place or page.footer_at
+    if place is None:
+        raise ImpossibleError("no place for a footer")
+    if page.seen.kind is Kind.HTML:
+        text = footer.of_html(brand, duties, url=url, language=language, newline=newline)
+        at = place.start
+        before = b"" if at == 0 or octets[at - 1 : at] == b"\n" else newline
+        closed = at < len(octets) or not before
+        return before + text + (newline if closed else b"")
+    text = footer.of_text(brand, duties, url=url, language=language, paper=page.paper)
+    before, after = footer.text_end(octets, newline)
+    return before + text + after
+
+
+def _injectable(
+    shown: Shown, pages: Iterable[_Page], rich: list[Seen], every_alternative: bool
+) -> tuple[frozenset[str], str]:
+    by_part = {page.seen.target.part.start: page for page in pages}
+    deciding = rich if every_alternative else [richest_of(rich)]
+    possible = set()
+    for duty in DUTIES:
+        lacking = [seen for seen in deciding if duty not in _met(seen)]
+        pages_of = [by_part.get(seen.target.part.start) for seen in lacking]
+        if all(page is not None and duty in page.possible for page in pages_of):
+            possible.add(duty)
+    amp = [seen for seen in shown.seen if seen.kind is Kind.AMP]
+    if not all(UNSUBSCRIBE in _met(seen) for seen in amp):
+        return frozenset(possible - {UNSUBSCRIBE}), "an AMP part has no opt-out and is never edited"
+    return frozenset(possible), ""
+
+
+def _met(seen: Seen, own_tokens: Collection[str] = ()) -> set[str]:
+    own = ANYONE in seen.own_tokens or not seen.own_tokens.isdisjoint(own_tokens)
+    met = {
+        IDENTITY: seen.identity,
+        POSTAL_ADDRESS: seen.address,
+        UNSUBSCRIBE: seen.opt_out or own,
+    }
+    return {duty for duty, yes in met.items() if yes}
+
+
+def _check_lines(octets: bytes, spans: Collection[tuple[int, int]], longest_url: int) -> None:
+    """In text that is sent as it is, a line with links in it must stay within RFC 5322 2.1.1."""
+    lengths: dict[int, int] = {}
+    for start, end in spans:
+        begin = octets.rfind(b"\n", 0, start) + 1
+        stop = octets.find(b"\r\n", end)
+        whole = (len(octets) if stop < 0 else stop) - begin
+        lengths[begin] = lengths.get(begin, whole) + longest_url - (end - start)
+    if any(length > _MAX_LINE for length in lengths.values()):
+        raise ImpossibleError(f"a line would be over {_MAX_LINE} octets")
+
+
+def _count(content: bytes, seen: Seen) -> int:
+    """Placeholders of a part that cannot be edited; 0 where it cannot even be read."""
+    part = seen.target.part
+    try:
+        octets = transfer.read(content, part).octets
+    except ImpossibleError:
+        return 0
+    return len(placeholders.find(octets, encoded.codec(charset_of(part)) or "us-ascii").spans)
+
+
+def _growth(page: _Page) -> int:
+    part = page.transfer.part
+    lines = (part.end - part.start) // 30 if part.encoding.word == "base64" else 0
+    return lines + (footer.MAX_FOOTER if page.possible else 0)
+
+
+def _spells(page: _Page, brand: Brand) -> bool:
+    return page.seen.kind is not Kind.HTML and footer.needs_spelling(
+        brand.name + brand.postal_address, page.paper
+    )
+
+
+def _irreplaceable(why: str) -> Reply:
+    return Reply(550, "5.7.1", f"no-unsubscribe: placeholder {_NAME} cannot be replaced: {why}")

@@ -1,0 +1,81 @@
+"""`{{sluis.unsubscribe_url}}`: where a template wants the recipient's own opt-out link.
+
+Matched in the decoded octets of displayed parts, so that a soft line break or base64 hides none. In
+subject, header fields and attachments it is left alone.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+
+#: More in one part are refused: no mail needs them, and each costs work in every copy.
+MOST = 20
+
+_HINT = b"sluis."
+_ANY = re.compile(
+    rb"(?:\{\{|\[\[|%7[Bb]%7[Bb]|%5[Bb]%5[Bb])(?: |%20)?sluis\.([A-Za-z0-9_.-]{0,40})"
+)
+_URL = re.compile(
+    rb"""\{\{[ ]?sluis\.unsubscribe_url[ ]?\}\}
+       | \[\[[ ]?sluis\.unsubscribe_url[ ]?\]\]
+       | %7[Bb]%7[Bb](?:[ ]|%20)?sluis\.unsubscribe_url(?:[ ]|%20)?%7[Dd]%7[Dd]
+       | %5[Bb]%5[Bb](?:[ ]|%20)?sluis\.unsubscribe_url(?:[ ]|%20)?%5[Dd]%5[Dd]""",
+    re.VERBOSE,
+)
+# Charsets in which `{` or `[` may be the second octet of a character; what readers take for gb2312
+# is gbk.
+_DOUBLE = {"shift_jis", "big5", "big5-hkscs", "gbk", "gb2312", "gb18030"}
+_LOOK_BACK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Spans of decoded octets, in order; and the first name that is no placeholder, "" for none."""
+
+    spans: tuple[tuple[int, int], ...] = ()
+    unknown: str = ""
+
+
+def find(octets: bytes, codec: str) -> Found:
+    """All placeholders of a part; at most `MOST` and one, so that too many can be told."""
+    if _HINT not in octets:
+        return Found()
+    spans: list[tuple[int, int]] = []
+    unknown = ""
+    for match in _ANY.finditer(octets):
+        if not _at_character(octets, match.start(), codec):
+            continue
+        whole = _URL.match(octets, match.start())
+        if whole is None:
+            unknown = unknown or f"sluis.{match[1].decode('ascii')}"
+            continue
+        spans.append(whole.span())
+        if len(spans) > MOST:
+            break
+    return Found(tuple(spans), unknown)
+
+
+def put(octets: bytes, spans: tuple[tuple[int, int], ...], new: bytes) -> bytes:
+    """`octets` with `new` in place of each span."""
+    pieces = []
+    at = 0
+    for start, end in spans:
+        pieces += [octets[at:start], new]
+        at = end
+    return b"".join([*pieces, octets[at:]])
+
+
+def _at_character(octets: bytes, at: int, codec: str) -> bool:
+    """Whether a character begins here."""
+    if at == 0 or octets[at - 1] < 0x80 or codec not in _DOUBLE:
+        return True
+    # Octets below 0x30 are the second of no character, so one begins after them.
+    begin = at - 1
+    while begin > max(0, at - _LOOK_BACK) and octets[begin - 1] >= 0x30:
+        begin -= 1
+    name = "gbk" if codec == "gb2312" else codec
+    decoder = codecs.getincrementaldecoder(name)("replace")
+    decoder.decode(octets[begin:at])
+    return not decoder.getstate()[0]
