@@ -18,6 +18,7 @@ from proxy.config.checks import findings
 from proxy.config.layers import ENVIRONMENT, Draft
 from proxy.config.models import (
     UNKNOWN_STREAM,
+    ApiToken,
     Credential,
     Delivery,
     Dkim,
@@ -44,6 +45,7 @@ from proxy.errors import ConfigError
 
 __all__ = [
     "UNKNOWN_STREAM",
+    "ApiToken",
     "Credential",
     "Delivery",
     "Dkim",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from proxy.config.models import (
     RESERVED_IDS,
+    ApiToken,
     Credential,
     Delivery,
     Dkim,
@@ -52,6 +53,7 @@ class Parts:
     senders: Mapping[int, Sender]
     streams: Mapping[int, Stream]
     credentials: Mapping[int, Credential]
+    api_tokens: Mapping[int, ApiToken]
     sender_ids: frozenset[str]
     stream_ids: frozenset[str]
     counts: Mapping[str, int]
@@ -77,6 +79,7 @@ def findings(parts: Parts) -> Iterator[Finding]:
         yield from _credential(f"credentials.{n}", credential, parts)
     names = [(n, x.username) for n, x in parts.credentials.items()]
     yield from _doubles("credentials", "username", names)
+    yield from _api_tokens(parts)
     yield from _delivery(parts)
     yield from _dkim(parts)
     packs = parts.policy.packs_dir if parts.policy else None
@@ -278,6 +281,16 @@ def _owner(key: str, entry: DkimKey, parts: Parts) -> Iterator[Finding]:
     if entry.sender is None and len(found) != 1 and parts.sender_ids:
         which = f"is that of {' and '.join(sorted(found))}" if found else "is of no stream's sender"
         yield f"{key}.sender", f"{entry.domain} {which}", "name the one sender that signs with it"
+
+
+def _api_tokens(parts: Parts) -> Iterator[Finding]:
+    for n, token in parts.api_tokens.items():
+        for place, id_ in enumerate(token.senders):
+            key = f"api_tokens.{n}.senders.{place}"
+            yield from _reference(key, id_, parts.sender_ids, "senders")
+    for name in ("name", "token_hash"):
+        values = [(n, str(getattr(token, name))) for n, token in parts.api_tokens.items()]
+        yield from _doubles("api_tokens", name, values)
 
 
 def _delivery(parts: Parts) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ the two. A duration is a `timedelta`, a size an `int` of bytes. Nothing here rea
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -252,6 +253,28 @@ class Credential(Table):
     from_domains: tuple[Domain, ...] = ()
 
 
+def _digest(value: str) -> str:
+    # The value is not repeated in the complaint: it may be the token itself.
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise wrong("is no SHA-256 in hex", "make the token with `sluis token create NAME`")
+    return value
+
+
+Role = Literal["reader", "editor", "auditor"]
+
+
+class ApiToken(Table):
+    """Who may use `/api/v1`. A token is 32 random bytes, so a plain digest of it tells nothing.
+
+    `senders` empty: all of them.
+    """
+
+    name: Id
+    token_hash: Annotated[StrictStr, AfterValidator(_digest)]
+    role: Role
+    senders: tuple[Id, ...] = ()
+
+
 class PolicyConfig(Table):
     """`packs_dir` has packs beside the built-in ones; `subaddress` extra separators per domain."""
 
@@ -338,6 +361,7 @@ class Settings(Table):
     senders: tuple[Sender, ...]
     streams: tuple[Stream, ...]
     credentials: tuple[Credential, ...] = ()
+    api_tokens: tuple[ApiToken, ...] = ()
     policy: PolicyConfig = PolicyConfig()
     dkim: Dkim = Dkim()
     delivery: Delivery = Delivery()

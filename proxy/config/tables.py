@@ -12,7 +12,7 @@ from proxy.config.checks import Parts
 from proxy.config.layers import Draft
 from proxy.config.models import Settings, Table
 
-LISTS = ("listeners", "upstreams", "senders", "streams", "credentials")
+LISTS = ("listeners", "upstreams", "senders", "streams", "credentials", "api_tokens")
 
 Sections = dict[str, dict[int, Table]]
 

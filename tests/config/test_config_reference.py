@@ -48,7 +48,7 @@ class Line:
 def reference() -> Iterator[Line]:
     section = ""
     for line in REFERENCE.read_text(encoding="utf-8").splitlines():
-        if header := re.fullmatch(r"#?\[+([a-z]+)\]+", line):
+        if header := re.fullmatch(r"#?\[+([a-z_]+)\]+", line):
             section = header[1]
         elif found := re.fullmatch(r"(#?)([a-z_0-9]+) = ?(.*?)(?:\s+#\s(.*))?", line):
             yield Line(f"{section}.{found[2]}", not found[1], found[3].strip(), found[4] or "")

@@ -42,6 +42,7 @@ TRUST = 'trusted_networks = ["127.0.0.0/8"]'
 UPSTREAM = 'address = "127.0.0.1:1025"\ntls = "none"'
 URL = 'public_url = "https://mail.acme.example/"'
 CATEGORY = 'category = "marketing"'
+TOKEN = f'[[api_tokens]]\nname = "crm"\ntoken_hash = "{"0" * 64}"\nrole = "reader"\n'
 CONTACT = 'contact = "privacy@acme.example"'
 
 
@@ -231,6 +232,13 @@ LISTENER_B = '[[listeners]]\naddress = "{address}"\ntrusted_networks = ["10.0.0.
             'default_stream = "newsletter"\n',
             "credentials.0.stream: forces one stream while others may be chosen",
         ),
+        (
+            '[[api_tokens]]\nname = "a"\ntoken_hash = "sluis_x"\nrole = "reader"\n',
+            "api_tokens.0.token_hash: is no SHA-256 in hex; make the token with",
+        ),
+        (TOKEN + TOKEN, 'api_tokens.1.name: "crm" is also that of api_tokens.0'),
+        (TOKEN + TOKEN, "api_tokens.1.token_hash:"),
+        (TOKEN + 'senders = ["nobody"]\n', "api_tokens.0.senders.0: there is no [[senders]]"),
         ('[limits]\nmessage_size = "25 megs"\n', "limits.message_size: is no size"),
     ],
 )
@@ -383,6 +391,7 @@ def test_a_secret_is_in_no_problem(tmp_path: Path) -> None:
     text = MINIMAL.replace(UPSTREAM, 'address = "r.example:25"\ntls = "none"\npassword = "canary"')
     text += '[[credentials]]\nusername = "x"\npassword_hash = "canary"\npasword = "canary"\n'
     text += '[[credentials]]\nusername = "y"\npassword_hash = ["canary"]\n'
+    text += '[[api_tokens]]\nname = "a"\ntoken_hash = "sluis_canary"\nrole = "reader"\n'
     env = {"SLUIS_UPSTREAMS__0__PASSWORD": "canary\x07", "SLUIS_SERVER__PASSWORD": "canary"}
     assert "canary" not in " ".join(problems(tmp_path, text, env))
 
