@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from policy import model as m
 from policy.basis import CONDITIONS
 from policy.engine import decide
+from policy.events import EVENT_FIELDS, RECIPIENT_FIELDS
 from policy.explain import explain, remedy, sentence
 from policy.phrases import CONDITIONS as CONDITION_WORDS
 from policy.phrases import DETAILS, REASONS
@@ -58,6 +60,18 @@ def test_conditions_are_documented_in_their_order() -> None:
     assert set(CONDITIONS) <= set(CONDITION_WORDS)
     for condition in CONDITIONS.values():
         assert f"`{condition.reason}`" in text
+
+
+def test_every_field_is_documented() -> None:
+    text = (DOCS / "decision.md").read_text("utf-8")
+    for names in (*EVENT_FIELDS.values(), RECIPIENT_FIELDS):
+        for name in names:
+            assert f"`{name}`" in text, name
+    for field in fields(m.Message):
+        if field.name != "visible_recipients_allowed":  # the stream's setting, no fact of the mail
+            assert f"`{field.name}`" in text, field.name
+    for type_ in EVENT_FIELDS:
+        assert f"| `{type_}` |" in text
 
 
 def test_the_fixed_order_is_the_documented_one() -> None:
