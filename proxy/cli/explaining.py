@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,13 +10,12 @@ import orjson
 import typer
 
 from policy.address import Address, AddressError, parse
-from policy.engine import decide
-from policy.explain import explain, remedy
+from policy.explain import explain
 from policy.model import Decision
 from proxy.cli.ledger import Ledger, open_ledger
 from proxy.clock import utc_now
 from proxy.config import Settings, Stream
-from proxy.facts import assumed_message, facts_for, recipient_facts, sender_facts
+from proxy.inquiry import Inquiry, as_known_at, decision_fields, decision_grounds
 from proxy.packs import load_packs
 from proxy.store.model import Known
 
@@ -30,6 +28,7 @@ def run(
     config: Path | None,
     stream: str,
     products: tuple[str, ...],
+    topics: tuple[str, ...],
     at: str | None,
     language: str,
     json: bool,
@@ -38,7 +37,7 @@ def run(
     if language not in LANGUAGES:
         raise typer.BadParameter("en or nl", param_hint="--lang")
     moment = parse_time(at, "--at") if at else None
-    return asyncio.run(_explain(address, config, stream, products, moment, language, json))
+    return asyncio.run(_explain(address, config, stream, products, topics, moment, language, json))
 
 
 async def _explain(
@@ -46,6 +45,7 @@ async def _explain(
     config: Path | None,
     stream_id: str,
     products: tuple[str, ...],
+    topics: tuple[str, ...],
     moment: datetime | None,
     language: str,
     json: bool,
@@ -53,7 +53,7 @@ async def _explain(
     async with open_ledger(config) as ledger:
         stream = stream_of(ledger.settings, stream_id)
         who = address_of(address, ledger.settings)
-        decision = await decide_now(ledger, stream, who, products, moment)
+        decision = await decide_now(ledger, stream, who, products, topics, moment)
     if json:
         typer.echo(orjson.dumps(decision_json(decision, language), default=str).decode())
     else:
@@ -66,64 +66,37 @@ async def decide_now(
     stream: Stream,
     address: Address,
     products: tuple[str, ...] = (),
+    topics: tuple[str, ...] = (),
     moment: datetime | None = None,
 ) -> Decision:
     """The decision on a mail that meets every duty; with `moment`, as it would have been then."""
-    subject = ledger.keys.subject(stream.sender, address)
-    known = (await ledger.store.lookup([subject])).known[subject]
+    inquiry = inquiry_of(ledger.settings, stream, products, topics)
+    [known] = await inquiry.known(ledger.store, ledger.keys, [address])
     if moment is not None:
-        known = replace(known, events=tuple(e for e in known.events if e.recorded_at <= moment))
-    return decide_for(ledger.settings, stream, address, known, moment or utc_now(), products)
+        known = as_known_at(known, moment)
+    return inquiry.decide(address, known, moment or utc_now(), counterfactual=True)
 
 
 def decide_for(
-    settings: Settings,
-    stream: Stream,
-    address: Address,
-    known: Known,
-    at: datetime,
-    products: tuple[str, ...] = (),
+    settings: Settings, stream: Stream, address: Address, known: Known, at: datetime
 ) -> Decision:
     """Facts and engine as in the gate, with the counterfactual."""
-    facts = facts_for(
-        at=at,
-        sender=sender_facts(settings.sender(stream.sender)),
-        recipient=recipient_facts(address, known, stream),
-        message=assumed_message(stream, products),
-        known=known,
-    )
-    return decide(facts, load_packs(settings.policy.packs_dir), counterfactual=True)
+    return inquiry_of(settings, stream).decide(address, known, at, counterfactual=True)
+
+
+def inquiry_of(
+    settings: Settings,
+    stream: Stream,
+    products: tuple[str, ...] = (),
+    topics: tuple[str, ...] = (),
+) -> Inquiry:
+    """An inquiry under the packs that the configuration names."""
+    return Inquiry(settings, load_packs(settings.policy.packs_dir), stream, products, topics)
 
 
 def decision_json(decision: Decision, language: str = "en") -> dict[str, object]:
     """A decision as plain data for `--json`."""
-    basis = decision.basis
-    return {
-        "verdict": decision.verdict,
-        "reason": decision.reason,
-        "cite": decision.cite,
-        "pack": decision.pack,
-        "rule": decision.rule,
-        "jurisdiction": decision.jurisdiction,
-        "basis": basis and {"rule": basis.rule, "evidence": basis.evidence, "at": basis.at},
-        "expires_at": decision.expires_at,
-        "needs_review": decision.needs_review,
-        "remedy": "" if decision.allowed else remedy(decision.reason, language),
-        "counterfactual": [
-            {"fact": c.fact, "now": c.now, "needed": c.needed} for c in decision.counterfactual
-        ],
-        "trace": [
-            {
-                "pack": s.pack,
-                "rule": s.rule,
-                "condition": s.condition,
-                "answer": s.answer,
-                "event": s.event,
-                "detail": s.detail,
-            }
-            for s in decision.trace
-        ],
-    }
+    return decision_fields(decision, language) | decision_grounds(decision)
 
 
 def stream_of(settings: Settings, id_: str) -> Stream:
