@@ -1,20 +1,20 @@
 """What Sluis does to one mail, planned once and applied per copy by concatenation.
 
 `plan` decides which fields go and which come; `copy_head` gives the header block of one recipient's
-copy. The body is never part of it: a copy is `copy_head(...)` followed by `body_of(content,
-header)`. Order from the top: Received, Sluis-Ref, List-Id, List-Unsubscribe, List-Unsubscribe-Post,
-Feedback-ID, Date, Message-ID, then the client's own fields in their order and bytes.
+copy. The body is never part of it (`proxy.message.body`). Order from the top: Received, Sluis-Ref,
+List-Id, List-Unsubscribe, List-Unsubscribe-Post, To where it is rewritten, Feedback-ID, Date,
+Message-ID, then the client's own fields in their order and bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from proxy.envelope import Envelope
-from proxy.message import dkim
+from proxy.message import dkim, mailboxes
 from proxy.message.control import REFERENCE, control_fields
-from proxy.message.header import Header, from_domain, message_id, splice
+from proxy.message.header import VISIBLE, Header, from_domain, message_id, splice
 from proxy.message.obligations import (
     feedback_id,
     list_id,
@@ -22,12 +22,13 @@ from proxy.message.obligations import (
     origination,
     sluis_ref,
 )
-from proxy.message.obligations.list_unsubscribe import Forward, Links
+from proxy.message.obligations.list_unsubscribe import Forward, Links, Mode
 from proxy.message.received import received
 from proxy.replies import Reply
 
 #: Fields that no copy keeps, beside `Sluis-*`.
 _BLIND = (b"bcc", b"resent-bcc")
+_TO = b"to"
 #: A confirmation of a sign-up: there is nothing yet to opt out of.
 DOI_CONFIRMATION = "doi-confirmation"
 
@@ -55,7 +56,8 @@ class Publication:
     """A marketing stream as the programs of recipients see it.
 
     `namespace` is `list_id` or the stream's first From domain, "" to take that of the mail;
-    `feedback_id` the sender's SenderId, "" to make one of the sender's id.
+    `feedback_id` the sender's SenderId, "" to make one of the sender's id. `unsubscribe` is what
+    becomes of a List-Unsubscribe of others, `unsubscribe_hosts` whose may be kept.
     """
 
     stream: str
@@ -63,6 +65,8 @@ class Publication:
     title: str = ""
     namespace: str = ""
     feedback_id: str = ""
+    unsubscribe: Mode = Mode.REPLACE
+    unsubscribe_hosts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ class EditPlan:
     `message_id` is that of every copy ("" only where there is none and none was added); `forward`
     the foreign opt-out that ours replaced; `marks` say what was found or done, for the journal.
     A mail that came with our own opt-out for `own_recipient` keeps it in the copy for that person
-    (`own`); every other copy is made of `main`.
+    (`own`); every other copy is made of `main`. `mailto` is a foreign one to name beside ours. `to`
+    has the mailboxes that the mail shows, by exact address, where each copy names its own alone.
     """
 
     ref: str
@@ -92,16 +97,22 @@ class EditPlan:
     main: Variant
     own: Variant | None = None
     own_recipient: str = ""
+    mailto: str = ""
+    to: Mapping[str, bytes] | None = None
+    list_refusal: Reply | None = None
     message_id: str
     forward: Forward | None = None
     marks: tuple[str, ...] = ()
 
     def refusal(self, recipient: str = "") -> Reply | None:
-        """550 5.7.1 where the edit would break a signature and we have no key to sign again.
+        """550 5.7.1 where the edit would break a signature and we have no key to sign again, and
+        what the stream says to a List-Unsubscribe of others.
 
         `recipient` is the exact address of the copy. None: the copy may be sent.
         """
         own = self.own is not None and recipient == self.own_recipient
+        if self.list_refusal is not None and not own:
+            return self.list_refusal
         broken = self.own.broken if self.own is not None and own else self.main.broken
         if not broken:
             return None
@@ -122,13 +133,17 @@ def plan(
     template: str = "",
     upstream_signs: bool = False,
     own: Callable[[str], str] = lambda token: "",
+    rewrite_to: bool = False,
+    body_edited: bool = False,
     client_ip: str = "",
 ) -> EditPlan:
     """Plan the edits of a mail whose header was accepted.
 
     `publication` is given for marketing of an enforced stream only; all other mail gets Received,
     and in `enforce` Sluis-Ref, and loses `Sluis-*` and Bcc. `own` opens a token of ours: the exact
-    address it was sealed for if it is of this sender, else "". Raises `FoldError`.
+    address it was sealed for if it is of this sender, else "". With `rewrite_to` each copy shows
+    its own recipient alone; `body_edited` tells that the copies get another body. Raises
+    `FoldError`.
     """
     removed = {field.name for field in control_fields(header)}
     removed |= {name for name in _BLIND if header.named(name)}
@@ -137,19 +152,46 @@ def plan(
     if publication is not None:
         extra = _marketing(header, envelope, site, publication, campaign)
         links = None if template == DOI_CONFIRMATION else site.links
+    there = list_unsubscribe.existing(header)
+    kept = (
+        publication is not None
+        and links is not None
+        and publication.unsubscribe is Mode.KEEP
+        and list_unsubscribe.kept(there, links, publication.unsubscribe_hosts)
+    )
+    if kept:
+        links = None
+    per_copy = set()
+    if rewrite_to:
+        removed |= {name for name in VISIBLE if header.named(name)}
+        per_copy |= {_TO} if header.named(_TO) else set()
     replaced = set(list_unsubscribe.NAMES) if links else set()
-    main = _variant(header, removed | extra.removed | replaced, extra, replaced)
+    main = _variant(
+        header,
+        removed | extra.removed | replaced,
+        extra,
+        per_copy | replaced,
+        body_edited=body_edited,
+    )
     own_variant = None
-    own_recipient = ""
+    own_recipient = mailto = ""
     forward = None
+    list_refusal = None
     marks = _marks(header, main, enforce=enforce)
-    if links is not None:
-        there = list_unsubscribe.existing(header)
+    marks += ["to_rewritten"] if rewrite_to else []
+    marks += ["list_unsubscribe_kept"] if kept else []
+    if publication is not None and links is not None:
         token = list_unsubscribe.own_token(there, links)
         own_recipient = own(token) if token else ""
         if own_recipient:
-            own_variant = _variant(header, removed | extra.removed, extra, set())
+            own_variant = _variant(
+                header, removed | extra.removed, extra, per_copy, body_edited=body_edited
+            )
         forward = list_unsubscribe.forward(there, links)
+        if publication.unsubscribe is Mode.REFUSE:
+            list_refusal = list_unsubscribe.refusal(there)
+        if publication.unsubscribe is Mode.MERGE:
+            mailto = list_unsubscribe.merged(there, links)
         if forward is None and any(uri.lower().startswith("http:") for uri in there.uris):
             marks.append("http_unsubscribe_dropped")
         if not upstream_signs or header.named(dkim.DKIM):
@@ -171,6 +213,9 @@ def plan(
         main=main,
         own=own_variant,
         own_recipient=own_recipient,
+        mailto=mailto,
+        to=_shown_mailboxes(header) if _TO in per_copy else None,
+        list_refusal=list_refusal,
         message_id=extra.message_id or message_id(header),
         forward=forward,
         marks=tuple(marks),
@@ -190,7 +235,9 @@ def copy_head(plan: EditPlan, *, number: int, recipient: str = "", token: str = 
         pieces.append(sluis_ref.field(plan.ref, number))
     pieces.append(plan.list_id)
     if plan.links is not None and own is None:
-        pieces.append(list_unsubscribe.fields(plan.links, token))
+        pieces.append(list_unsubscribe.fields(plan.links, token, plan.mailto))
+    if plan.to is not None:
+        pieces.append(_to(plan.to, recipient))
     pieces.append(variant.rest)
     return b"".join(pieces)
 
@@ -247,16 +294,35 @@ def _marketing(
     )
 
 
+def _shown_mailboxes(header: Header) -> dict[str, bytes]:
+    shown = (header.raw[f.value_start : f.end] for name in VISIBLE for f in header.named(name))
+    return mailboxes.as_written(shown)
+
+
+def _to(shown: Mapping[str, bytes], recipient: str) -> bytes:
+    """The recipient as the mail named it, else the bare address."""
+    return b"To: " + shown.get(recipient, recipient.encode()) + b"\r\n"
+
+
 def _variant(
-    header: Header, removed: Collection[bytes], extra: _Extra, per_copy: Collection[bytes]
+    header: Header,
+    removed: Collection[bytes],
+    extra: _Extra,
+    per_copy: Collection[bytes],
+    *,
+    body_edited: bool = False,
 ) -> Variant:
     gone = set(removed)
     added = (*extra.names, *sorted(per_copy))
-    arc = bool(dkim.broken_by(header, removed=sorted(gone), added=added, name=dkim.ARC))
+    arc = bool(
+        dkim.broken_by(
+            header, removed=sorted(gone), added=added, body_edited=body_edited, name=dkim.ARC
+        )
+    )
     if arc:
         # One link that fails makes the chain a failed one; it proves nothing about the author.
         gone |= set(dkim.ARC_FIELDS)
-    broken = dkim.broken_by(header, removed=sorted(gone), added=added)
+    broken = dkim.broken_by(header, removed=sorted(gone), added=added, body_edited=body_edited)
     pieces = splice(header, remove=[f for f in header.fields if f.name in gone], add=[extra.tail])
     if extra.blank_line:
         pieces.append(b"\r\n" if header.raw.endswith(b"\r\n") else b"\r\n\r\n")

@@ -8,8 +8,9 @@ of tokens.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from policy.address import Address, AddressError, parse
@@ -110,6 +111,39 @@ class _Item:
         if self.angles:
             return self.angles
         return max(1, self.ats) if self.seen else 0
+
+
+def as_written(values: Iterable[bytes]) -> dict[str, bytes]:
+    """Each mailbox of some address lists as it stands there, folding included, by exact address.
+
+    Members of groups too; of a repeated one the first. What cannot be read for certain is left out.
+    """
+    found: dict[str, bytes] = {}
+    for value in values:
+        try:
+            for item in _items(value):
+                with contextlib.suppress(AmbiguousError):
+                    found.setdefault(single(item.replace(b"\r\n", b"")).address.exact, item)
+        except AmbiguousError:
+            continue
+    return found
+
+
+def _items(value: bytes) -> Iterator[bytes]:
+    """What stands between commas, group names left out."""
+    begin = at = 0
+    angle = False
+    for kind, text in _tokens(value):
+        if kind == "special" and text in b"<>":
+            angle = text == b"<"
+        elif kind == "special" and not angle and text in b",;:":
+            item = value[begin:at].strip(b" \t\r\n")
+            if item and text != b":":
+                yield item
+            begin = at + len(text)
+        at += len(text)
+    if item := value[begin:at].strip(b" \t\r\n"):
+        yield item
 
 
 def single(value: bytes) -> Mailbox:

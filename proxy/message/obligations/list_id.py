@@ -10,7 +10,10 @@ from proxy.message.header import Header
 
 NAME = b"list-id"
 _MAX_OCTETS = 255
-_ID = re.compile(rb"[^<>]*<[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)+>")
+_ATOM = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_ID = re.compile(
+    rb'(?:"(?:[^"\\]|\\.)*+"|[^<>"])*+<' + _ATOM + rb"(?:\." + _ATOM + rb")+>", re.DOTALL
+)
 _NOT_ATEXT = re.compile(r"[^A-Za-z0-9_-]")
 
 

@@ -1,18 +1,21 @@
 """List-Unsubscribe (RFC 2369) and one-click (RFC 8058): what is there, what becomes of it, ours.
 
 Ours replaces what a client or an ESP put there, and the target of theirs is kept so that an opt-out
-can be passed on. A link of ours that is not for this recipient is never kept and never passed on:
-it would unsubscribe somebody else.
+can be passed on; a stream may keep theirs, merge its mailto, or refuse it (`Mode`). A link of ours
+that is not for this recipient is never kept and never passed on: it would unsubscribe somebody
+else.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.message.fold import fold
 from proxy.message.header import Header
+from proxy.replies import Reply
 
 NAME = b"list-unsubscribe"
 POST = b"list-unsubscribe-post"
@@ -33,6 +36,19 @@ _SPACE = re.compile(rb"[ \t\r\n]+")
 # Printable ASCII, and no encoded line end that a mailto could carry into a header.
 _SOUND = re.compile(r"(?!.*%0[ad])(?:https?://[^\s/?#@]|mailto:)[!-~]+", re.IGNORECASE)
 _CHARS = re.compile(rb"[!-~]+")
+# A host that every reader of URIs finds: no user name, no backslash.
+_HOST = re.compile(r"https://([a-z0-9.-]+)(?::[0-9]{1,5})?(?:[/?#]|\Z)", re.IGNORECASE)
+# A mailto of others that fits beside ours in lines of 998 octets.
+_MAX_MERGED = 900
+
+
+class Mode(StrEnum):
+    """What a stream does with a foreign List-Unsubscribe."""
+
+    REPLACE = "replace"
+    KEEP = "keep"
+    MERGE = "merge"
+    REFUSE = "refuse"
 
 
 class Post(StrEnum):
@@ -128,18 +144,56 @@ def forward(there: Existing, links: Links) -> Forward | None:
     return Forward(uri, False) if uri is not None else None
 
 
-def fields(links: Links, token: str) -> bytes:
+def kept(there: Existing, links: Links, hosts: Collection[str]) -> bool:
+    """Whether foreign fields may stay as they are: one-click (RFC 8058 3.1) of an allowed host.
+
+    `hosts` are lower-case names, compared whole.
+    """
+    web = [uri for uri in there.uris if not uri.lower().startswith("mailto:")]
+    if not _sound_pair(there) or len(web) != 1 or any(links.own(uri) for uri in there.uris):
+        return False
+    host = _HOST.match(web[0])
+    return host is not None and host[1].lower() in hosts
+
+
+def merged(there: Existing, links: Links) -> str:
+    """The foreign mailto to add to ours, "" for none. Their https never: RFC 8058 allows one."""
+    if there.fields != 1 or not there.readable or there.post is Post.INVALID:
+        return ""
+    for uri in there.uris:
+        mailto = uri.lower().startswith("mailto:") and not links.own(uri)
+        if mailto and len(uri) <= _MAX_MERGED and _SOUND.fullmatch(uri):
+            return uri
+    return ""
+
+
+def refusal(there: Existing) -> Reply | None:
+    """The reply of a stream that refuses foreign fields; None where there are none."""
+    if there.fields == 0 and there.post is Post.ABSENT:
+        return None
+    if there.fields != 1 or not there.readable or there.post is Post.INVALID:
+        return Reply(554, "5.6.0", "header-malformed List-Unsubscribe")
+    return Reply(550, "5.7.1", "no-unsubscribe: List-Unsubscribe of others is refused here")
+
+
+def fields(links: Links, token: str, mailto: str = "") -> bytes:
     """Both fields for one recipient: the https URI first, and the mailto where there is a mailbox.
 
-    The token is in the mailto's subject: a local part has 64 octets, a token has more. Raises
-    `FoldError` for a line over 998 octets.
+    `mailto` is a foreign URI to add. The token is in our mailto's subject: a local part has 64
+    octets, a token has more. Raises `FoldError` for a line over 998 octets.
     """
     uris = [f"<{links.url}{token}>"]
     if links.mailbox:
         uris.append(f"<mailto:{links.mailbox}?subject=unsubscribe%20{token}>")
+    if mailto:
+        uris.append(f"<{mailto}>")
     return fold("List-Unsubscribe", [*(f"{uri}," for uri in uris[:-1]), uris[-1]]) + fold(
         "List-Unsubscribe-Post", ["List-Unsubscribe=One-Click"]
     )
+
+
+def _sound_pair(there: Existing) -> bool:
+    return there.fields == 1 and there.readable and there.post is Post.VALID
 
 
 def _uris(value: bytes) -> list[str] | None:
