@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import combinations
 from typing import Any, cast
 
 from policy.events import type_of
+from policy.ledger import lies_within
 from policy.model import (
     Answer,
     Bounce,
@@ -40,6 +42,7 @@ from policy.model import (
     Unsubscribe,
     Verdict,
 )
+from policy.overlay import BLOCKED_PRODUCTS
 
 _TRIALS = 400
 _DEPTH = 3
@@ -102,6 +105,8 @@ def _repairs(facts: Facts, decision: Decision) -> Iterator[_Repair]:
         contact = Contact(via=ContactVia.CLICK)
         yield _added(facts, contact, "contact", "the person acts after the bounce", evidence="")
         yield asked_anew
+    if decision.until is not None:
+        yield _moment(facts, decision.until)
     by_uid = {event.uid: event for event in facts.events if event.sender == facts.sender.id}
     for step in decision.trace:
         if step.answer is Answer.YES:
@@ -149,7 +154,7 @@ def _of_opt_in(
         yield _set(event, "confirmed_at", event.at)
     elif condition == "valid-until":
         yield _set(event, "valid_until", None)
-    elif condition == "term":
+    elif condition in ("term", "own-term"):
         yield _act(facts)
     elif condition == "awake":
         yield _fact("recipient", recipient, "account_abandoned", False)
@@ -232,9 +237,26 @@ def _of_facts(facts: Facts, condition: str) -> Iterator[_Repair]:
         yield _fact("recipient", recipient, "legal_person", True)
     elif condition == "local-rules-met":
         yield _fact("recipient", recipient, "local_rules_met", True)
+    elif condition == BLOCKED_PRODUCTS:
+        yield from _other_products(facts)
     elif condition == "business-only":
         yield _fact("recipient", recipient, "address_mainly_business", True)
         yield _fact("message", message, "business_only", True)
+
+
+def _other_products(facts: Facts) -> Iterator[_Repair]:
+    """The message without its blocked products, if any is left."""
+    blocked = (*facts.message.overlay.blocked_products, *facts.sender.overlay.blocked_products)
+    products = facts.message.products
+    left = tuple(p for p in products if not any(lies_within(p, category) for category in blocked))
+    if left:
+        yield _fact("message", facts.message, "products", left)
+
+
+def _moment(facts: Facts, until: datetime) -> _Repair:
+    now, needed = (f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for at in (facts.at, until))
+    change = Change(fact="moment of sending", now=now, needed=needed)
+    return _Repair(change, lambda other: replace(other, at=until))
 
 
 def _similar(facts: Facts, detail: Relationship) -> _Repair:

@@ -1,8 +1,8 @@
 """The decision: facts in, one `Decision` out. Pure, total, deterministic (`docs/decision.md`).
 
 The order is fixed: not marketing, suppression, then for each pack that applies its basis and its
-duties. All packs must allow; the first that blocks gives the reason. Caps and hours are overlays of
-the operator and are not decided here.
+duties; last what the operator forbids beyond the law. All packs must allow; the first that blocks
+gives the reason.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
 
+from policy import overlay
 from policy.basis import Case, Condition, dormant_from, term_end, term_needs_review, valid_end
 from policy.counterfactual import changes
 from policy.duties import unmet
@@ -56,13 +57,14 @@ class _Finding:
 class _Run:
     """One decision in the making: the facts, their ledger, and the trace so far."""
 
-    __slots__ = ("early", "facts", "ledger", "local_allowed", "packs", "steps", "where")
+    __slots__ = ("early", "facts", "ledger", "local_allowed", "own", "packs", "steps", "where")
 
     def __init__(self, facts: Facts, packs: Packs, *, early: bool) -> None:
         self.facts = facts
         self.packs = packs
         self.early = early
         self.ledger = Ledger(facts)
+        self.own = overlay.own_terms(facts)
         self.steps: list[Step] = []
         self.local_allowed = False
         self.where: Jurisdiction | None = None
@@ -82,17 +84,19 @@ class _Run:
         """None: nothing certain can be said yet (only when `early`)."""
         message = self.facts.message
         class_ = class_of(message)
+        if message.template == PERMISSION_REQUEST and not self.early:
+            class_ = Class.MARKETING  # whatever else it is called
         if class_ is not Class.MARKETING:
             stopped = suppression(self.ledger, class_, early=self.early)
             if stopped.hit is not None:
                 return self.suppressed(stopped.hit, stopped)
             if class_ is Class.PERSONAL or message.promotion is False or self.early:
                 return None if self.early else self.not_marketing()
-            return self.mixed()
+            return self.mixed(self.applying())
         if self.early and message.category is None:
             stopped = suppression(self.ledger, Class.PERSONAL)
             return None if stopped.hit is None else self.suppressed(stopped.hit, stopped)
-        return self.marketing(self.applying())
+        return self.tightened(self.marketing(self.applying()))
 
     def applying(self) -> Jurisdiction:
         where = jurisdiction(self.facts, self.packs)
@@ -102,9 +106,8 @@ class _Run:
     def not_marketing(self) -> Decision:
         return self.result(Verdict.ALLOW, Reason.NOT_MARKETING)
 
-    def mixed(self) -> Decision:
+    def mixed(self, where: Jurisdiction) -> Decision:
         """Transactional mail that carries promotion, or may."""
-        where = self.applying()
         # Where the primary purpose decides, a transactional message stays one.
         judged = tuple(one for one in where.applies if not one.pack.primary_purpose)
         waived = not where.elsewhere and len(judged) < len(where.applies)
@@ -113,9 +116,11 @@ class _Run:
         if waived:
             where, first = replace(where, applies=judged), where.applies[0]
             self.local_allowed = bool(self.facts.recipient.country)
-        decision = self.marketing(where)
+        decision = self.tightened(self.marketing(where))
         if decision.verdict is Verdict.BLOCK:
             return replace(decision, reason=Reason.MIXED_PURPOSE)
+        if decision.verdict is Verdict.DEFER:
+            return decision
         if waived and first.pack.primary_purpose:
             return replace(decision, reason=Reason.NOT_MARKETING, basis=None)
         return decision
@@ -219,7 +224,10 @@ class _Run:
     def ask(self, case: Case, rule: Rule, event: Event) -> tuple[int, Condition] | None:
         """The first condition that is not met, with its place; None when all hold."""
         pack_id, rule_id, uid, steps = case.pack.id, rule.id, self.uid(event), self.steps
-        for place, condition in enumerate(rule.conditions):
+        conditions = rule.conditions
+        if rule.allows in self.own:
+            conditions = (*conditions, overlay.OWN_TERM)
+        for place, condition in enumerate(conditions):
             if case.early and condition.of_content:
                 continue
             answer = condition.ask(case, rule, event)
@@ -303,6 +311,33 @@ class _Run:
         return self.result(
             Verdict.ALLOW, findings[0].reason, pack, findings[0],
             obligations=tuple(obligations), expires_at=min(ends, default=None),
+        )
+
+    def tightened(self, decision: Decision) -> Decision:
+        """What the law allows, unless the operator's own rules hold it."""
+        if self.early or not decision.allowed:
+            return decision
+        home = self.packs.of(self.facts.recipient.country)
+        held = overlay.held(self.facts, None if home is None or home.fallback else home.zone)
+        if held is None:
+            return decision
+        self.steps.append(Step("", overlay.RULE, held.condition, held.answer, "", held.detail))
+        trace = tuple(self.steps)
+        if held.reason is Reason.NOT_AUTHORISED:
+            return Decision(
+                verdict=Verdict.BLOCK,
+                reason=held.reason,
+                rule=overlay.RULE,
+                jurisdiction=decision.jurisdiction,
+                trace=trace,
+            )
+        return replace(
+            decision,
+            verdict=Verdict.DEFER,
+            reason=held.reason,
+            cite="",
+            until=held.until,
+            trace=trace,
         )
 
     def suppressed(self, event: Event, stopped: Suppression) -> Decision:
@@ -389,7 +424,12 @@ def _told(words: str, value: bool | None) -> tuple[Answer, str]:
 
 
 def _ends_at(case: Case, rule: Rule, event: Event) -> datetime | None:
-    ends = (valid_end(case, event), term_end(case, rule, event), dormant_from(case, rule, event))
+    ends = (
+        valid_end(case, event),
+        term_end(case, rule, event),
+        dormant_from(case, rule, event),
+        overlay.own_end(case, rule, event),
+    )
     return min((end for end in ends if end is not None), default=None)
 
 

@@ -79,6 +79,14 @@ def whole(value: object) -> int:
     return value
 
 
+def zone_name(value: object) -> str:
+    """The form of a name of the IANA time zone database: `Europe/Amsterdam`, `UTC`."""
+    name = text(value)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}", name):
+        raise FieldError("", "not the name of a time zone, such as Europe/Amsterdam")
+    return name
+
+
 def texts(value: object) -> tuple[str, ...]:
     """A list of non-empty strings."""
     if not isinstance(value, list | tuple):
@@ -206,6 +214,7 @@ _RECIPIENT: dict[str, Reader] = {
     "country": country,
     "kind": one_of(Kind),
     "language": text,
+    "timezone": zone_name,
     "legal_person": truth,
     "function": text,
     "address_mainly_business": truth,

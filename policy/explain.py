@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
 from policy.model import Answer, Change, Decision, Reason, Step, Verdict
+from policy.overlay import RULE as OVERLAY
 from policy.phrases import CONDITIONS, DETAILS, REASONS, VALUES, Phrase
 
 _DUTCH = "nl"
@@ -23,6 +24,8 @@ def sentence(decision: Decision, language: str = "en") -> str:
     text = f"{decision.reason}: {words}"
     if decision.cite:
         text += f"; {decision.cite}"
+    if decision.until is not None:
+        text += "; " + _lines(language)["from"].format(_time(decision.until))
     return _ascii(text)
 
 
@@ -37,10 +40,12 @@ def explain(decision: Decision, language: str = "en", *, at: datetime) -> str:
     Verdict, rule and article, facts with their evidence, failed conditions, what would have to be
     true for the other answer, and the remedy.
     """
-    say = _DUTCH_LINES if _dutch(language) else _ENGLISH_LINES
+    say = _lines(language)
     words = _in(REASONS[decision.reason].words, language)
     lines = [f"{say[decision.verdict]} ({decision.reason}): {words}."]
     lines.append(say["at"].format(_time(at)))
+    if decision.until is not None:
+        lines.append(say["From"].format(_time(decision.until)))
     if decision.pack:
         key = "rule" if decision.rule else "pack"
         lines.append(say[key].format(pack=decision.pack, rule=decision.rule))
@@ -49,9 +54,9 @@ def explain(decision: Decision, language: str = "en", *, at: datetime) -> str:
     lines += _basis(decision, say)
     asked = [step for step in decision.trace if step.answer is Answer.YES]
     missed = [step for step in decision.trace if step.answer is not Answer.YES]
-    if decision.allowed and decision.basis is not None:
+    if decision.basis is not None:
         asked = [step for step in asked if step.event == decision.basis.event]
-        missed = [step for step in missed if step.condition == "exact-address"]
+        missed = [s for s in missed if s.condition == "exact-address" or s.rule == OVERLAY]
     if asked:
         lines.append(say["facts"])
         lines += [_line(step, language) for step in asked]
@@ -84,8 +89,12 @@ def _basis(decision: Decision, say: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def _lines(language: str) -> Mapping[str, str]:
+    return _DUTCH_LINES if _dutch(language) else _ENGLISH_LINES
+
+
 def _line(step: Step, language: str) -> str:
-    say = _DUTCH_LINES if _dutch(language) else _ENGLISH_LINES
+    say = _lines(language)
     name = CONDITIONS.get(step.condition)
     if name is None and step.condition in tuple(Reason):
         name = REASONS[Reason(step.condition)].words
@@ -162,6 +171,8 @@ _ENGLISH_LINES: Mapping[str, str] = {
     "elsewhere": "held by another sender",
     "entry": "Decided by the entry {}.",
     "until": "Holds until {}.",
+    "from": "not before {}",
+    "From": "It may leave from {} on.",
     "facts": "What holds:",
     "missed": "What does not:",
     "obligations": "Must be added before sending: {}.",
@@ -186,6 +197,8 @@ _DUTCH_LINES: Mapping[str, str] = {
     "elsewhere": "bij een andere afzender",
     "entry": "Beslist door de vastlegging {}.",
     "until": "Geldt tot {}.",
+    "from": "niet voor {}",
+    "From": "Het mag weg vanaf {}.",
     "facts": "Wat klopt:",
     "missed": "Wat niet klopt:",
     "obligations": "Moet vóór verzending worden toegevoegd: {}.",

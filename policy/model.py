@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 
 
@@ -253,6 +253,52 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cap:
+    """At most `most` marketing mails to one person within any `window` of elapsed time."""
+
+    most: int
+    window: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuietHours:
+    """Hours on the wall in which no marketing leaves: from `start` up to, not including, `end`.
+
+    They run over midnight where `end` is the earlier. `zone` serves where the recipient's own is
+    not known.
+    """
+
+    start: time
+    end: time
+    zone: tzinfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """What an operator forbids beyond the law; nothing in it can allow.
+
+    `valid_months` is an own term, by what a rule allows: so many calendar months after the person's
+    last act. `blocked_products` are slugs; what lies within one is blocked.
+    """
+
+    cap: Cap | None = None
+    quiet_hours: QuietHours | None = None
+    valid_months: Mapping[str, int] = field(default_factory=dict)
+    blocked_products: tuple[str, ...] = ()
+
+
+NO_OVERLAY = Overlay()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A marketing mail of the sender to this person that left, or may have left, or is leaving."""
+
+    stream: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimilarGroup:
     """Products that the operator declared similar, with who decided and when."""
 
@@ -275,11 +321,15 @@ class Sender:
     similar: tuple[SimilarGroup, ...] = ()
     lifetimes: Mapping[str, int] = field(default_factory=dict)
     candidate_countries: tuple[str, ...] = ()
+    overlay: Overlay = NO_OVERLAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipient:
-    """What is known of the person behind an address. `country` is ISO 3166-1 alpha-2."""
+    """What is known of the person behind an address.
+
+    `country` is ISO 3166-1 alpha-2, `timezone` an IANA name.
+    """
 
     address: str = ""
     country: str | None = None
@@ -289,6 +339,7 @@ class Recipient:
     address_mainly_business: bool | None = None
     account_abandoned: bool | None = None
     language: str | None = None
+    timezone: str | None = None
     last_marketing_at: datetime | None = None
     local_rules_met: bool | None = None
 
@@ -299,6 +350,7 @@ class Message:
 
     `topics` None means unknown; an empty tuple of products means unknown products.
     `visible_recipients_allowed` is the stream's setting: the duty is waived or done by rewriting.
+    `overlay` is the stream's.
     """
 
     stream: str = ""
@@ -323,17 +375,24 @@ class Message:
     primary_purpose_fundraising: bool | None = None
     business_only: bool | None = None
     relevant_functions: tuple[str, ...] | None = None
+    overlay: Overlay = NO_OVERLAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All that a decision may depend on. `at` is the moment of sending."""
+    """All that a decision may depend on. `at` is the moment of sending.
+
+    `sent` is what the caps count: at least what lies within the longest window, this very mail not
+    among it. `zone` is the zone of `recipient.timezone`, None where that is not known.
+    """
 
     at: datetime
     sender: Sender
     recipient: Recipient
     message: Message
     events: tuple[Event, ...] = ()
+    sent: tuple[Sent, ...] = ()
+    zone: tzinfo | None = None
 
     def __post_init__(self) -> None:
         if self.at.tzinfo is None:
@@ -447,7 +506,8 @@ class Decision:
     `pack` is `id@version#digest`; `cite` the article; `event` the entry that decided a block;
     `obligations` what must be injected before sending; `expires_at` the moment from which the basis
     no longer holds (for a term in days, the midnight after its last permitted day in the pack's
-    zone), in UTC; `jurisdiction` the id of the first pack that applied.
+    zone), in UTC; `jurisdiction` the id of the first pack that applied. A deferred mail keeps the
+    basis that it would leave on; `until` is when that may be tried, in UTC.
     """
 
     verdict: Verdict
@@ -460,6 +520,7 @@ class Decision:
     event: str = ""
     obligations: tuple[str, ...] = ()
     expires_at: datetime | date | None = None
+    until: datetime | None = None
     needs_review: bool = False
     trace: tuple[Step, ...] = ()
     counterfactual: tuple[Change, ...] = ()

@@ -284,14 +284,17 @@ REASONS: Mapping[Reason, Words] = {
     Reason.NOT_AUTHORISED: _words(
         "not authorised for this stream or sender",
         "niet gemachtigd voor deze stroom of afzender",
-        "Add the domain to the stream's from_domains, or use the credential of that stream.",
-        "Voeg het domein toe aan from_domains van de stroom, of gebruik de inloggegevens daarvan.",
+        "Add the domain to the stream's from_domains, or use the credential of that stream. Where "
+        "a product is blocked: leave it out, and say what the message is about (Sluis-Products).",
+        "Voeg het domein toe aan from_domains van de stroom, of gebruik de inloggegevens daarvan. "
+        "Is een product uitgesloten: laat het weg, en meld waarover het bericht gaat "
+        "(Sluis-Products).",
     ),
     Reason.FREQUENCY_CAP: _words(
         "the recipient had enough mail for now",
         "de ontvanger kreeg voorlopig genoeg mail",
-        "Try again later, or raise max_per_person of the stream.",
-        "Probeer het later, of verhoog max_per_person van de stroom.",
+        "Try again later, or raise max_per_person of the stream or the sender.",
+        "Probeer het later, of verhoog max_per_person van de stroom of de afzender.",
     ),
     Reason.QUIET_HOURS: _words(
         "it is the recipient's quiet hours",
@@ -340,6 +343,10 @@ CONDITIONS: Mapping[str, Phrase] = {
     "valid-until": Phrase("still valid", "nog geldig"),
     "term": Phrase("within its term", "binnen de termijn"),
     "awake": Phrase("not dormant", "niet ingeslapen"),
+    "own-term": Phrase("within the operator's own term", "binnen de eigen termijn"),
+    "blocked-products": Phrase("no blocked product", "geen uitgesloten product"),
+    "frequency-cap": Phrase("fewer mails than the cap", "minder mails dan het maximum"),
+    "quiet-hours": Phrase("outside quiet hours", "buiten de stille uren"),
     "event": Phrase("recorded", "vastgelegd"),
     "kind": Phrase("kind of recipient", "soort ontvanger"),
     "legal-person": Phrase("a legal person", "een rechtspersoon"),
@@ -389,6 +396,11 @@ DETAILS: tuple[tuple[str, str], ...] = (
     ("since (.+), last mail (.+)", "sinds {}, laatste mail {}"),
     ("since (.+)", "sinds {}"),
     ("no end", "zonder einde"),
+    ("last act (.+)", "laatste handeling {}"),
+    ("products unknown", "producten onbekend"),
+    ("product (.+)", "product {}"),
+    (r"(\d+) of at most (\d+) within (.+)", "{} van ten hoogste {} binnen {}"),
+    (r"(\S+) to (\S+) in (.+), now (.+)", "{} tot {} in {}, nu {}"),
     ("valid until (.+)", "geldig tot en met {}"),
     (
         "account abandoned (.+?), since (.+), last mail (.+)",
@@ -445,6 +457,7 @@ VALUES: Mapping[str, str] = {
     "bounce": "bounce",
     "contact": "contact",
     "message": "bericht",
+    "moment of sending": "moment van verzenden",
     "recipient": "ontvanger",
     "similar": "gelijksoortig",
     "a reference": "een verwijzing",
