@@ -253,7 +253,9 @@ def _lifted(ledger: Ledger, moment: datetime, hit: tuple[str, ...], early: bool)
 
 def _imported_only(opt_in: OptIn, at: datetime) -> bool:
     confirmed = opt_in.confirmed_at is not None and opt_in.confirmed_at <= at
-    return opt_in.source is not None and opt_in.source.casefold() == "import" and not confirmed
+    # "import:signup" is one by import too: the rest is where the file says that it came from.
+    source = (opt_in.source or "").partition(":")[0]
+    return source.casefold() == "import" and not confirmed
 
 
 def covers_topics(opt_in: OptIn, topics: tuple[str, ...] | None) -> bool:

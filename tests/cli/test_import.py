@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -212,10 +213,17 @@ def test_jsonl_with_lists_and_booleans(sluis: Run, tmp_path: Path) -> None:
     assert event["products"] == ["running-shoes"]
 
 
-def test_an_imported_opt_in_lifts_no_earlier_objection(sluis: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["", ",signup", ",import"])
+def test_an_imported_opt_in_lifts_no_earlier_objection(
+    sluis: Run, tmp_path: Path, source: str
+) -> None:
+    """Whatever the file says of its origin: the objection is on record, the lifting is a claim."""
     assert sluis("consent", "object", "anna@example.nl", "--sender", "acme")[0] == 0
-    later = ANNA.replace("2026-03-01", "2026-11-24").replace("12:00:00Z", "00:00:00Z")
-    assert sluis("import", str(write(tmp_path, HEADER, later)))[0] == 0
+    # An opt-in "later" than the objection: only a file of the next minutes can hold one.
+    soon = (datetime.now(UTC) + timedelta(minutes=4)).isoformat()
+    later = ANNA.replace("2026-03-01T12:00:00Z", soon)
+    header = HEADER + (",source" if source else "")
+    assert sluis("import", str(write(tmp_path, header, later + source)))[0] == 0
     code, out, _ = sluis("explain", "anna@example.nl", "--stream", "newsletter", "--json")
     assert code == 1
     assert json.loads(out)["reason"] == "suppressed"
