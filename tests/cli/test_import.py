@@ -224,7 +224,10 @@ def test_an_imported_opt_in_lifts_no_earlier_objection(
     later = ANNA.replace("2026-03-01T12:00:00Z", soon)
     header = HEADER + (",source" if source else "")
     assert sluis("import", str(write(tmp_path, header, later + source)))[0] == 0
-    code, out, _ = sluis("explain", "anna@example.nl", "--stream", "newsletter", "--json")
+    then = (datetime.now(UTC) + timedelta(minutes=9)).isoformat()
+    code, out, _ = sluis(
+        "explain", "anna@example.nl", "--stream", "newsletter", "--at", then, "--json"
+    )
     assert code == 1
     assert json.loads(out)["reason"] == "suppressed"
 
