@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +20,8 @@ DKIM = b"dkim-signature"
 ARC = b"arc-message-signature"
 #: All fields of a chain (RFC 8617): they go together, or the chain is a failed one.
 ARC_FIELDS = (b"arc-seal", ARC, b"arc-authentication-results")
+
+_ONE_CLICK = (b"list-unsubscribe", b"list-unsubscribe-post")
 
 _LABEL = rb"[A-Za-z0-9_\x80-\xff](?:[A-Za-z0-9_\x80-\xff-]{0,61}[A-Za-z0-9_\x80-\xff])?"
 _DOMAIN = re.compile(rb"(?=.{1,253}\Z)" + _LABEL + rb"(?:\." + _LABEL + rb")+")
@@ -52,12 +54,13 @@ class Broken:
 class Signature:
     """What a signature covers: `names` maps each lower-case name of `h=` to how often it is listed.
 
-    `names` is None where the signature is malformed.
+    `names` is None where the signature is malformed; `s` is its selector.
     """
 
     field: Field
     d: str
     names: Counter[bytes] | None
+    s: str = ""
 
 
 def signatures(header: Header, name: bytes = DKIM) -> list[Signature]:
@@ -79,13 +82,8 @@ def broken_by(
     Names are lower case; a name in both is replaced. Signatures are judged as they stand: none of
     them counts as removed.
     """
-    broken = []
-    for signature in signatures(header, name):
-        verdict = _verdict(header, signature, removed, added, body_edited)
-        if verdict is not None:
-            field, how = verdict
-            broken.append(Broken(signature.d, field.decode("ascii", "replace"), how))
-    return broken
+    found = _broken_among(header, signatures(header, name), removed, added, body_edited)
+    return [_named(signature, verdict) for signature, verdict in found]
 
 
 def oversigned(header: Header, name: bytes) -> bool:
@@ -94,6 +92,121 @@ def oversigned(header: Header, name: bytes) -> bool:
         signature.names is not None and signature.names[name] > _present(header, signature, name)
         for signature in signatures(header)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Keys that may sign a mail: d= is its From domain or the organisational one.
+
+    `own` are the (d=, s=) of all signatures that this sender's keys make or made; `holds` verifies
+    one that says so.
+    """
+
+    domain: str
+    own: Collection[tuple[str, str]]
+    holds: Callable[[Signature], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What becomes of the signatures on a mail that is edited, and of ours.
+
+    `broken` would break and cannot be made again: the edit must not be done. Else the fields `gone`
+    go, `sign` tells that the copy must be signed, `kept` that our own signature of an earlier pass
+    stays and covers all. `resigned` has the d= of foreign signatures that went, in order.
+    """
+
+    gone: tuple[Field, ...] = ()
+    arc_removed: bool = False
+    broken: tuple[Broken, ...] = ()
+    sign: bool = False
+    kept: bool = False
+    resigned: tuple[str, ...] = ()
+
+
+def settle(
+    header: Header,
+    *,
+    removed: Collection[bytes],
+    added: Collection[bytes],
+    body_edited: bool,
+    trace: Collection[bytes],
+    aligned: Aligned | None,
+    wanted: bool,
+) -> Settled:
+    """Section 4 of the rules (docs/dkim.md). `added` without the `trace` fields, which every copy
+    gets; `wanted` tells that the mail is signed even where nothing breaks.
+    """
+    if aligned is None:
+        arc, broken = _consequences(header, removed, added, body_edited, ())
+        fields = _arc_fields(header) if arc else ()
+        found = tuple(_named(signature, verdict) for signature, verdict in broken)
+        return Settled(fields, arc, found)
+    there = signatures(header)
+    ours = [s for s in there if (s.d, s.s) in aligned.own]
+    kept = (
+        not added
+        and any(s.names and all(s.names[name] for name in _ONE_CLICK) for s in ours)
+        and not _broken_among(header, ours, removed, trace, body_edited)
+        and all(aligned.holds(s) for s in ours)
+    )
+    everything = (*added, *trace) if kept else (*added, *trace, DKIM)
+    ours = [] if kept else ours
+    gone = [s.field for s in ours]
+    while True:
+        arc, broken = _consequences(header, removed, everything, body_edited, gone)
+        if not broken:
+            break
+        # One that goes may be covered by another: look again.
+        gone += [signature.field for signature, _ in broken]
+    if not wanted and not gone:
+        return Settled(_arc_fields(header) if arc else (), arc)
+    own_fields = {s.field for s in ours}
+    resigned = tuple(s.d for s in there if s.field in gone and s.field not in own_fields)
+    fields = (*gone, *(_arc_fields(header) if arc else ()))
+    return Settled(fields, arc, sign=not kept, kept=kept, resigned=resigned)
+
+
+def _consequences(
+    header: Header,
+    removed: Collection[bytes],
+    added: Collection[bytes],
+    body_edited: bool,
+    gone: Collection[Field],
+) -> tuple[bool, list[tuple[Signature, tuple[bytes, How]]]]:
+    """Whether the ARC chain breaks, and which signatures do that are not `gone`."""
+    removed = sorted({*removed, *([DKIM] if gone else [])})
+    chain = signatures(header, ARC)
+    arc = bool(_broken_among(header, chain, removed, added, body_edited))
+    if arc:
+        # One link that fails makes the chain a failed one; it proves nothing about the author.
+        removed = sorted({*removed, *ARC_FIELDS})
+    left = [s for s in signatures(header) if s.field not in gone]
+    return arc, _broken_among(header, left, removed, added, body_edited)
+
+
+def _broken_among(
+    header: Header,
+    among: Collection[Signature],
+    removed: Collection[bytes],
+    added: Collection[bytes],
+    body_edited: bool,
+) -> list[tuple[Signature, tuple[bytes, How]]]:
+    found = []
+    for signature in among:
+        verdict = _verdict(header, signature, removed, added, body_edited)
+        if verdict is not None:
+            found.append((signature, verdict))
+    return found
+
+
+def _arc_fields(header: Header) -> tuple[Field, ...]:
+    return tuple(field for name in ARC_FIELDS for field in header.named(name))
+
+
+def _named(signature: Signature, verdict: tuple[bytes, How]) -> Broken:
+    field, how = verdict
+    return Broken(signature.d, field.decode("ascii", "replace"), how)
 
 
 def _verdict(
@@ -125,6 +238,7 @@ def _read(header: Header, field: Field) -> Signature:
     tags = _tags(header.value(field))
     d = tags.get(b"d", b"")
     shown = d.decode("ascii", "replace").lower()[:253]
+    selector = tags.get(b"s", b"").decode("ascii", "replace").lower()[:253]
     names = [_SPACE.sub(b"", name).lower() for name in tags.get(b"h", b"").split(b":")]
     if (
         not tags.get(b"b")
@@ -132,8 +246,8 @@ def _read(header: Header, field: Field) -> Signature:
         or len(names) > _MAX_NAMES
         or not all(_NAME.fullmatch(name) for name in names)
     ):
-        return Signature(field, shown, None)
-    return Signature(field, shown, Counter(names))
+        return Signature(field, shown, None, selector)
+    return Signature(field, shown, Counter(names), selector)
 
 
 def _tags(value: bytes) -> dict[bytes, bytes]:

@@ -2,8 +2,9 @@
 
 `plan` decides which fields go and which come; `copy_head` gives the header block of one recipient's
 copy. The body is never part of it (`proxy.message.body`). Order from the top: Received, Sluis-Ref,
-List-Id, List-Unsubscribe, List-Unsubscribe-Post, To where it is rewritten, Feedback-ID, Date,
-Message-ID, then the client's own fields in their order and bytes.
+List-Id, List-Unsubscribe, List-Unsubscribe-Post, To where it is rewritten, Feedback-ID,
+CFBL-Address, Date, Message-ID, then the client's own fields in their order and bytes. Our
+signatures are made of the whole block and put below Received (`proxy.message.sign`, `signed`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from proxy.message import dkim, mailboxes
 from proxy.message.control import REFERENCE, control_fields
 from proxy.message.header import VISIBLE, Header, from_domain, message_id, splice
 from proxy.message.obligations import (
+    cfbl_address,
     feedback_id,
     list_id,
     list_unsubscribe,
@@ -29,20 +31,22 @@ from proxy.replies import Reply
 #: Fields that no copy keeps, beside `Sluis-*`.
 _BLIND = (b"bcc", b"resent-bcc")
 _TO = b"to"
+_TRACE = (b"received", REFERENCE)
 #: A confirmation of a sign-up: there is nothing yet to opt out of.
 DOI_CONFIRMATION = "doi-confirmation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """How this instance names itself. `public_url` has no final slash; `feedback_domain` "" for
-    none.
+    """How this instance names itself. `public_url` has no final slash; `feedback_domain` and
+    `complaints` (the mailbox that takes reports of complaints) "" for none.
     """
 
     hostname: str
     instance: str
     public_url: str
     feedback_domain: str = ""
+    complaints: str = ""
 
     @property
     def links(self) -> Links:
@@ -71,11 +75,10 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What follows the per-copy fields, and the signatures that this edit breaks."""
+    """What follows the per-copy fields, and what becomes of the signatures."""
 
     rest: bytes
-    broken: tuple[dkim.Broken, ...]
-    arc_removed: bool
+    dkim: dkim.Settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,16 +113,22 @@ class EditPlan:
 
         `recipient` is the exact address of the copy. None: the copy may be sent.
         """
-        own = self.own is not None and recipient == self.own_recipient
-        if self.list_refusal is not None and not own:
+        if self.list_refusal is not None and self._variant(recipient) is self.main:
             return self.list_refusal
-        broken = self.own.broken if self.own is not None and own else self.main.broken
+        broken = self._variant(recipient).dkim.broken
         if not broken:
             return None
         first = broken[0]
         return Reply(
             550, "5.7.1", f"dkim-covered d={first.d or '?'} field {first.field}: {first.how}"
         )
+
+    def signs(self, recipient: str = "") -> bool:
+        """Whether the copy for this exact address is signed by us; it never leaves unsigned."""
+        return self._variant(recipient).dkim.sign
+
+    def _variant(self, recipient: str) -> Variant:
+        return self.own if self.own is not None and recipient == self.own_recipient else self.main
 
 
 def plan(
@@ -135,6 +144,7 @@ def plan(
     own: Callable[[str], str] = lambda token: "",
     rewrite_to: bool = False,
     body_edited: bool = False,
+    aligned: dkim.Aligned | None = None,
     client_ip: str = "",
 ) -> EditPlan:
     """Plan the edits of a mail whose header was accepted.
@@ -142,15 +152,15 @@ def plan(
     `publication` is given for marketing of an enforced stream only; all other mail gets Received,
     and in `enforce` Sluis-Ref, and loses `Sluis-*` and Bcc. `own` opens a token of ours: the exact
     address it was sealed for if it is of this sender, else "". With `rewrite_to` each copy shows
-    its own recipient alone; `body_edited` tells that the copies get another body. Raises
-    `FoldError`.
+    its own recipient alone; `body_edited` tells that the copies get another body; `aligned` are our
+    keys for this mail. Raises `FoldError`.
     """
     removed = {field.name for field in control_fields(header)}
     removed |= {name for name in _BLIND if header.named(name)}
     extra = _NOTHING
     links = None
     if publication is not None:
-        extra = _marketing(header, envelope, site, publication, campaign)
+        extra = _marketing(header, envelope, site, publication, campaign, aligned)
         links = None if template == DOI_CONFIRMATION else site.links
     there = list_unsubscribe.existing(header)
     kept = (
@@ -166,13 +176,10 @@ def plan(
         removed |= {name for name in VISIBLE if header.named(name)}
         per_copy |= {_TO} if header.named(_TO) else set()
     replaced = set(list_unsubscribe.NAMES) if links else set()
-    main = _variant(
-        header,
-        removed | extra.removed | replaced,
-        extra,
-        per_copy | replaced,
-        body_edited=body_edited,
+    signing = _Signing(
+        aligned, publication is not None, _TRACE if enforce else _TRACE[:1], body_edited
     )
+    main = _variant(header, removed | extra.removed | replaced, extra, per_copy | replaced, signing)
     own_variant = None
     own_recipient = mailto = ""
     forward = None
@@ -184,9 +191,7 @@ def plan(
         token = list_unsubscribe.own_token(there, links)
         own_recipient = own(token) if token else ""
         if own_recipient:
-            own_variant = _variant(
-                header, removed | extra.removed, extra, per_copy, body_edited=body_edited
-            )
+            own_variant = _variant(header, removed | extra.removed, extra, per_copy, signing)
         forward = list_unsubscribe.forward(there, links)
         if publication.unsubscribe is Mode.REFUSE:
             list_refusal = list_unsubscribe.refusal(there)
@@ -194,7 +199,8 @@ def plan(
             mailto = list_unsubscribe.merged(there, links)
         if forward is None and any(uri.lower().startswith("http:") for uri in there.uris):
             marks.append("http_unsubscribe_dropped")
-        if not upstream_signs or header.named(dkim.DKIM):
+        signed = main.dkim.sign or main.dkim.kept
+        if not signed and (not upstream_signs or header.named(dkim.DKIM)):
             marks.append("one_click_unsigned")
     return EditPlan(
         ref=envelope.ref,
@@ -222,19 +228,24 @@ def plan(
     )
 
 
+def signed(plan: EditPlan, head: bytes, signatures: bytes) -> bytes:
+    """The header block of a copy with our signatures in their place, below our Received."""
+    at = len(plan.received)
+    return head[:at] + signatures + head[at:]
+
+
 def copy_head(plan: EditPlan, *, number: int, recipient: str = "", token: str = "") -> bytes:
-    """The header block of one copy, its blank line included.
+    """The header block of one copy, its blank line included, without signatures of ours.
 
     `number` is that of the copy (1-based), `recipient` its exact address and `token` the opt-out
     sealed for it; the last two matter where the plan adds List-Unsubscribe. Raises `FoldError`.
     """
-    own = plan.own if plan.own is not None and recipient == plan.own_recipient else None
-    variant = own or plan.main
+    variant = plan._variant(recipient)
     pieces = [plan.received]
     if plan.referenced:
         pieces.append(sluis_ref.field(plan.ref, number))
     pieces.append(plan.list_id)
-    if plan.links is not None and own is None:
+    if plan.links is not None and variant is plan.main:
         pieces.append(list_unsubscribe.fields(plan.links, token, plan.mailto))
     if plan.to is not None:
         pieces.append(_to(plan.to, recipient))
@@ -258,7 +269,12 @@ _NOTHING = _Extra()
 
 
 def _marketing(
-    header: Header, envelope: Envelope, site: Site, publication: Publication, campaign: str
+    header: Header,
+    envelope: Envelope,
+    site: Site,
+    publication: Publication,
+    campaign: str,
+    aligned: dkim.Aligned | None,
 ) -> _Extra:
     removed: set[bytes] = set()
     names: list[bytes] = []
@@ -279,6 +295,7 @@ def _marketing(
             sender=publication.sender,
             feedback_id=publication.feedback_id,
         ),
+        **_complaints(header, site, aligned),
         origination.DATE: origination.date(envelope.received_at),
         origination.MESSAGE_ID: origination.message_id(identifier),
     }
@@ -294,6 +311,16 @@ def _marketing(
     )
 
 
+def _complaints(header: Header, site: Site, aligned: dkim.Aligned | None) -> dict[bytes, bytes]:
+    mailbox = site.complaints
+    if aligned is None or not mailbox:
+        return {}
+    allowed = cfbl_address.allowed(
+        from_domain=from_domain(header) or "", mailbox=mailbox, signed_by=aligned.domain
+    )
+    return {cfbl_address.NAME: cfbl_address.field(mailbox)} if allowed else {}
+
+
 def _shown_mailboxes(header: Header) -> dict[str, bytes]:
     shown = (header.raw[f.value_start : f.end] for name in VISIBLE for f in header.named(name))
     return mailboxes.as_written(shown)
@@ -304,37 +331,47 @@ def _to(shown: Mapping[str, bytes], recipient: str) -> bytes:
     return b"To: " + shown.get(recipient, recipient.encode()) + b"\r\n"
 
 
+@dataclass(frozen=True, slots=True)
+class _Signing:
+    """What decides about signatures in every variant."""
+
+    aligned: dkim.Aligned | None
+    wanted: bool
+    trace: tuple[bytes, ...]
+    body_edited: bool
+
+
 def _variant(
     header: Header,
     removed: Collection[bytes],
     extra: _Extra,
     per_copy: Collection[bytes],
-    *,
-    body_edited: bool = False,
+    signing: _Signing,
 ) -> Variant:
-    gone = set(removed)
-    added = (*extra.names, *sorted(per_copy))
-    arc = bool(
-        dkim.broken_by(
-            header, removed=sorted(gone), added=added, body_edited=body_edited, name=dkim.ARC
-        )
+    settled = dkim.settle(
+        header,
+        removed=removed,
+        added=(*extra.names, *sorted(per_copy)),
+        body_edited=signing.body_edited,
+        trace=signing.trace,
+        aligned=signing.aligned,
+        wanted=signing.wanted,
     )
-    if arc:
-        # One link that fails makes the chain a failed one; it proves nothing about the author.
-        gone |= set(dkim.ARC_FIELDS)
-    broken = dkim.broken_by(header, removed=sorted(gone), added=added, body_edited=body_edited)
-    pieces = splice(header, remove=[f for f in header.fields if f.name in gone], add=[extra.tail])
+    remove = [f for f in header.fields if f.name in removed or f in settled.gone]
+    pieces = splice(header, remove=remove, add=[extra.tail])
     if extra.blank_line:
         pieces.append(b"\r\n" if header.raw.endswith(b"\r\n") else b"\r\n\r\n")
-    return Variant(b"".join(pieces), tuple(broken), arc)
+    return Variant(b"".join(pieces), settled)
 
 
 def _marks(header: Header, main: Variant, *, enforce: bool) -> list[str]:
-    trace = (b"received", REFERENCE) if enforce else (b"received",)
+    trace = _TRACE if enforce else _TRACE[:1]
     marks = ["mbox_line"] if header.mbox_line else []
-    if any(dkim.oversigned(header, name) for name in trace):
+    if main.dkim.resigned:
+        marks.append(f"resigned: {', '.join(d or '?' for d in main.dkim.resigned)}")
+    elif not main.dkim.sign and any(dkim.oversigned(header, name) for name in trace):
         # RFC 5321 4.4 demands Received: a signature that forbids it survives no relay at all.
         marks.append("trace_oversigned")
-    if main.arc_removed:
+    if main.dkim.arc_removed:
         marks.append("arc_removed")
     return marks

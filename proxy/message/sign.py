@@ -1,0 +1,208 @@
+"""Our DKIM signatures (RFC 6376, RFC 8463): relaxed/relaxed, over the header block that leaves.
+
+`docs/dkim.md` says which fields they cover. A signature counts fields from the bottom and lists
+what must not be added once more than it is there ("oversigned").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from proxy.config.signing import ALGORITHMS, Algorithm, PrivateKey, algorithm_of
+from proxy.errors import SluisError
+from proxy.message.canonical import BodyHash, Piece, relaxed_field
+from proxy.message.fold import MAX_LINE, WIDTH
+from proxy.message.header import Header, index
+
+#: Covered, and one more of them would break the signature: what readers see, and our one-click.
+OVERSIGNED = (
+    *(b"from", b"to", b"cc", b"subject", b"date", b"message-id", b"reply-to", b"mime-version"),
+    *(b"content-type", b"content-transfer-encoding"),
+    *(b"list-id", b"list-unsubscribe", b"list-unsubscribe-post"),
+)
+#: Covered as often as there: a relay may add its own (Amazon SES adds a Feedback-ID).
+SIGNED = (
+    *(b"sender", b"in-reply-to", b"references", b"feedback-id", b"cfbl-address"),
+    *(b"list-help", b"list-subscribe", b"list-post", b"list-owner", b"list-archive"),
+)
+COVERED = frozenset((*OVERSIGNED, *SIGNED))
+
+#: Body octets above which even the hash is made off the event loop.
+_LARGE = 1 << 18
+_B_WIDTH = 72
+_MAX_FIELDS = 1_050  # what a client may send, and ours
+
+
+class SigningError(SluisError):
+    """This mail cannot be signed now; it never leaves unsigned, so the client hears 451."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A private key and the name of its record: `selector._domainkey.domain`."""
+
+    domain: str
+    selector: str
+    private: PrivateKey
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """What it signs with."""
+        return algorithm_of(self.private)
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What the copies of one mail are signed with, and when (`t=`); `body` is their hash.
+
+    `keys` has at most one key of each algorithm, and at least one.
+    """
+
+    keys: tuple[Key, ...]
+    at: datetime
+    body: BodyHash = field(default_factory=BodyHash)
+
+
+class Signer:
+    """Signs copies: Ed25519 at once, RSA and the hash of large bodies in a few threads."""
+
+    def __init__(self, threads: int = 0) -> None:
+        """`threads` 0: as many as processors, at most four."""
+        workers = threads or min(os.cpu_count() or 1, 4)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dkim")
+
+    async def sign(
+        self,
+        signing: Signing,
+        head: bytes,
+        body: Sequence[Piece],
+        *,
+        algorithms: Collection[str] = ALGORITHMS,
+        omit: Collection[str] = (),
+    ) -> bytes:
+        """The DKIM-Signature fields for one copy, Ed25519 above RSA; they go on top of `head`.
+
+        `head` is its final header block with the blank line. `algorithms` and `omit` (lower-case
+        field names) are the upstream's `dkim_keys` and `dkim_omit`. Raises `SigningError`.
+        """
+        keys = [key for name in ALGORITHMS for key in signing.keys if key.algorithm == name]
+        keys = [key for key in keys if key.algorithm in algorithms]
+        if not keys:
+            raise SigningError(f"no key of {signing.keys[0].domain} may be used for this upstream")
+        loop = asyncio.get_running_loop()
+        if sum(map(len, body)) > _LARGE:
+            digest = await loop.run_in_executor(self._pool, signing.body.digest, body)
+        else:
+            digest = signing.body.digest(body)
+        covered = cover(head, omit)
+        fields = []
+        for key in keys:
+            start = _start(key, covered.names, digest, signing.at)
+            data = covered.data + relaxed_field(b"dkim-signature", start[15:])
+            if key.algorithm == "rsa":
+                made = await loop.run_in_executor(self._pool, _value, key.private, data)
+            else:
+                made = _value(key.private, data)
+            fields.append(_finished(start, made))
+        return b"".join(fields)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """`names` for `h=`, and what is hashed of the fields they stand for."""
+
+    names: tuple[bytes, ...]
+    data: bytes
+
+
+def cover(head: bytes, omit: Collection[str] = ()) -> Covered:
+    """What a signature of ours covers of a header block."""
+    header = index(head, max_bytes=len(head), max_fields=_MAX_FIELDS)
+    names: list[bytes] = []
+    for name in (*OVERSIGNED, *SIGNED):
+        if name.decode() not in omit:
+            count = len(header.named(name)) + (name in _OVERSIGNED)
+            names += [name] * count
+    return Covered(tuple(names), hashed(header, names))
+
+
+_OVERSIGNED = frozenset(OVERSIGNED)
+
+
+def hashed(header: Header, names: Sequence[bytes]) -> bytes:
+    """The fields of `h=` in canonical form (RFC 6376 section 5.4.2): bottom-most first, absent ones
+    as nothing.
+    """
+    taken: dict[bytes, int] = {}
+    pieces = []
+    for name in names:
+        there = header.named(name)
+        used = taken.get(name, 0)
+        if used < len(there):
+            one = there[-1 - used]
+            value = header.raw[one.value_start : one.end]
+            pieces.append(relaxed_field(name, value) + b"\r\n")
+        taken[name] = used + 1
+    return b"".join(pieces)
+
+
+def _value(key: PrivateKey, data: bytes) -> bytes:
+    if isinstance(key, Ed25519PrivateKey):
+        return key.sign(hashlib.sha256(data).digest())  # RFC 8463 section 3
+    return key.sign(data, PKCS1v15(), SHA256())
+
+
+def _start(key: Key, names: Sequence[bytes], digest: bytes, at: datetime) -> bytes:
+    """The field up to and with `b=`: what is hashed of itself."""
+    line = f"DKIM-Signature: v=1; a={key.algorithm}-sha256; c=relaxed/relaxed;"
+    lines = [line]
+    words = [
+        *(f"d={key.domain};", f"s={key.selector};", f"t={int(at.timestamp())};"),
+        # A fold may follow each colon; the names themselves stay whole.
+        *_glued("h=", [name.decode() for name in names]),
+        *(f" bh={base64.b64encode(digest).decode()};", " b="),
+    ]
+    for word in words[:3]:
+        _append(lines, f" {word}")
+    for word in words[3:]:
+        _append(lines, word)
+    # The last line must have room for the value's first part.
+    if len(lines[-1]) > len(" b="):
+        lines[-1] = lines[-1].removesuffix(" b=")
+        lines.append(" b=")
+    if any(len(line) > MAX_LINE for line in lines):
+        raise SigningError("a line of DKIM-Signature would be too long")
+    return "\r\n".join(lines).encode("ascii")
+
+
+def _glued(tag: str, names: Sequence[str]) -> list[str]:
+    first, *rest = [f"{name}:" for name in names[:-1]] + [f"{names[-1]};"]
+    return [f" {tag}{first}", *rest]
+
+
+def _append(lines: list[str], word: str) -> None:
+    if len(lines[-1]) + len(word) > WIDTH:
+        lines.append(" ")
+        word = word.lstrip(" ")
+    lines[-1] += word
+
+
+def _finished(start: bytes, value: bytes) -> bytes:
+    text = base64.b64encode(value)
+    parts = [text[at : at + _B_WIDTH] for at in range(0, len(text), _B_WIDTH)]
+    return start + b"\r\n ".join(parts) + b"\r\n"
