@@ -146,7 +146,7 @@ async def running(
             )
             for listener in settings.listeners
         ]
-        census = Census(settings, keys=keys, store=store, packs=packs, telemetry=telemetry)
+        census = Census(settings, store=store, packs=packs, telemetry=telemetry)
         background = [
             asyncio.create_task(_pulse(health, store, pool, telemetry)),
             asyncio.create_task(census.every(_CENSUS, clock)),

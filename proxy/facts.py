@@ -8,8 +8,8 @@ without the address.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import date, datetime
+from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -92,30 +92,33 @@ def assumed_message(
 
 def recipient_facts(address: Address, known: Known, stream: config.Stream) -> Recipient:
     """The person behind an address, from the columns recorded for this sender."""
+    return Recipient(
+        address=address.exact, local_rules_met=stream.local_rules_met, **_columns(known)
+    )
+
+
+def _columns(known: Known) -> dict[str, Any]:
     values: dict[str, Any] = recipient_from(known.attributes) if known.attributes else {}
     last = known.last_marketing_at
     imported = values.pop("last_marketing_at", None)
     if imported is not None and last is not None:
         # An imported value only shortens: without a mail in our own journal it starts no clock.
         last = min(last, imported)
-    return Recipient(
-        address=address.exact,
-        last_marketing_at=last,
-        local_rules_met=stream.local_rules_met,
-        **values,
-    )
+    values["last_marketing_at"] = last
+    return values
 
 
-def person_facts(sender: config.Sender, known: Known, at: datetime) -> Facts:
-    """A person and some marketing mail of `sender`: for counting who may be written to."""
-    values: dict[str, Any] = recipient_from(known.attributes) if known.attributes else {}
-    values["last_marketing_at"] = known.last_marketing_at
-    return Facts(
+def person_facts(sender: model.Sender, address: str, known: Known, at: datetime) -> Facts:
+    """A person and some marketing mail of `sender`: for counting who may be written to.
+
+    `address` "" where it was erased: the country of its domain is not among the candidates then.
+    """
+    return facts_for(
         at=at,
-        sender=sender_facts(sender),
-        recipient=Recipient(**values),
+        sender=sender,
+        recipient=Recipient(address=address, **_columns(known)),
         message=Message(category=Category.MARKETING, purpose=Purpose.COMMERCIAL),
-        events=known.events,
+        known=known,
     )
 
 
@@ -131,11 +134,23 @@ def facts_for(
     return Facts(at=at, sender=sender, recipient=recipient, message=message, events=known.events)
 
 
+#: The version of what `journal_json` writes; `proxy/recorded.py` reads this and the older ones.
+RECORD_VERSION = 2
+
+#: Stands in the journal for another sender's evidence, which is theirs to show; that there is some
+#: is a fact of the decision.
+HELD_ELSEWHERE = "(held by another sender)"
+
+#: Not recorded: the address, and settings, of which a back-test takes those it tries.
+_UNRECORDED = frozenset({"address", "overlay"})
+
+
 def journal_json(facts: Facts) -> str:
-    """The facts as canonical JSON for the journal: no address, and no other sender's evidence."""
-    recipient = {k: v for k, v in _known_fields(facts.recipient).items() if k != "address"}
+    """The facts as canonical JSON for the journal: no address, and no other sender's evidence.
+
+    What has its default is left out. Of the address its top-level domain is kept, as a country.
+    """
     domain = facts.recipient.address.rpartition("@")[2]
-    recipient["tld"] = domain.rpartition(".")[2]
     own = facts.sender.id
     events = [
         {
@@ -145,17 +160,18 @@ def journal_json(facts: Facts) -> str:
             "recorded_at": e.recorded_at,
             "sender": e.sender,
             "exact": e.exact,
-            "evidence": e.evidence if e.sender == own else "",
+            "evidence": e.evidence if e.sender == own or not e.evidence else HELD_ELSEWHERE,
             "fields": fields_of(e.detail),
         }
         for e in facts.events
     ]
     return orjson.dumps(
         {
-            "v": 1,
+            "v": RECORD_VERSION,
             "at": facts.at,
             "sender": own,
-            "recipient": recipient,
+            "recipient": _known_fields(facts.recipient),
+            "tld": domain.rpartition(".")[2] if "." in domain else "",
             "message": _known_fields(facts.message),
             "events": events,
         },
@@ -165,15 +181,15 @@ def journal_json(facts: Facts) -> str:
 
 
 def _known_fields(value: Recipient | Message) -> dict[str, object]:
-    names = value.__dataclass_fields__
-    return {name: v for name in names if (v := getattr(value, name)) is not None and v != ()}
+    known = {}
+    for field in fields(value):
+        held = getattr(value, field.name)
+        if field.name not in _UNRECORDED and held != field.default:
+            known[field.name] = held
+    return known
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, frozenset | set):
+    if isinstance(value, frozenset):
         return sorted(str(v) for v in value)
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, Mapping):
-        return dict(value)
     raise TypeError(type(value).__name__)

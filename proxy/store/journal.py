@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import datetime
 
 import orjson
 from sqlalchemy import Text, bindparam, func, literal_column, or_, select
 
 from proxy.store import schema
-from proxy.store.codec import instant
-from proxy.store.model import JournalEntry, State
+from proxy.store.codec import instant, micros
+from proxy.store.model import Decided, JournalEntry, State
 from proxy.store.schema import compiled, decision, delivery, outcome, submission
 
 _decisions = decision.alias("all_decisions")
@@ -50,12 +51,52 @@ def _entries() -> schema.Query:
 _ENTRIES = _entries()
 
 
+def _decided() -> schema.Query:
+    newest = (
+        select(func.max(_decisions.c.id)).where(_decisions.c.delivery == delivery.c.id)
+    ).scalar_subquery()
+    return compiled(
+        select(
+            delivery.c.id, submission.c.ref, delivery.c.n, submission.c.stream, delivery.c.sender,
+            submission.c.mode, submission.c.content_hash, submission.c.mail_from,
+            decision.c.verdict, decision.c.reason, decision.c.cite, decision.c.pack,
+            decision.c.facts, decision.c.at,
+        )
+        .select_from(
+            delivery.join(submission, submission.c.id == delivery.c.submission)
+            .join(decision, decision.c.id == newest)
+        )
+        .where(delivery.c.id > bindparam("after"), decision.c.at >= bindparam("since"))
+        .order_by(delivery.c.id)
+        .limit(bindparam("limit"))
+    )  # fmt: skip
+
+
+_DECIDED = _decided()
+
+
 def entries(db: sqlite3.Connection, ref: str, exact: str, limit: int) -> list[JournalEntry]:
     """Rows of the transaction `ref` in the order they were written, or the newest of `exact`."""
     rows = db.execute(*_ENTRIES(ref=ref or None, exact=exact or None, limit=limit)).fetchall()
     if ref:
         rows.reverse()
     return [_entry(row) for row in rows]
+
+
+def decided(db: sqlite3.Connection, after: int, limit: int, since: datetime) -> list[Decided]:
+    """Rows after the id `after` whose newest decision was taken at `since` or later."""
+    rows = db.execute(*_DECIDED(after=after, limit=limit, since=micros(since))).fetchall()
+    return [
+        Decided(
+            id=id_, ref=ref, n=n, stream=stream, sender=sender, mode=mode,
+            at_rcpt=not content_hash, null=not mail_from, verdict=verdict, reason=reason,
+            cite=cite, pack=pack, facts=facts, decided_at=instant(at),
+        )
+        for (
+            id_, ref, n, stream, sender, mode, content_hash, mail_from, verdict, reason, cite,
+            pack, facts, at,
+        ) in rows
+    ]  # fmt: skip
 
 
 def _entry(row: tuple[object, ...]) -> JournalEntry:

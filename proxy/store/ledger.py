@@ -191,6 +191,12 @@ _SUBJECTS = compiled(
     .limit(bindparam("limit"))
 )
 
+_ADDRESSES = compiled(
+    select(schema.address.c.exact, schema.address.c.address).where(
+        schema.address.c.exact.in_(each("exacts"))
+    )
+)
+
 # -- append ----------------------------------------------------------------------------------------
 
 
@@ -386,6 +392,11 @@ def touched(db: sqlite3.Connection, high: int, subjects: Iterable[Subject]) -> b
         )
     )
     return found.fetchone() is not None
+
+
+def addresses(db: sqlite3.Connection, exacts: Collection[str]) -> dict[str, str]:
+    """The addresses of exact keys that were not erased."""
+    return dict(db.execute(*_ADDRESSES(exacts=array(set(exacts)))).fetchall())
 
 
 def pairs(db: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, Subject]]:

@@ -258,6 +258,30 @@ class JournalEntry:
     maybe_sent: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """The decision in force of one row of the journal, with the facts it rested on, for replays.
+
+    `id` grows with the journal. `at_rcpt`: refused before there was a message. `null`: from the
+    null sender.
+    """
+
+    id: int
+    ref: str
+    n: int
+    stream: str
+    sender: str
+    mode: str
+    at_rcpt: bool
+    null: bool
+    verdict: str
+    reason: str
+    cite: str
+    pack: str
+    facts: str
+    decided_at: datetime
+
+
 class Store(Protocol):
     """The information point. Every write is durable (fsynced) when its awaitable returns.
 
@@ -295,6 +319,14 @@ class Store(Protocol):
         self, *, ref: str = "", exact: str = "", limit: int = 1000
     ) -> list[JournalEntry]:
         """Rows of one submission, or the newest rows of one exact key."""
+        ...
+
+    async def decided(self, *, after: int, limit: int, since: datetime) -> list[Decided]:
+        """Rows with an `id` above `after` that were decided at `since` or later, paged by id."""
+        ...
+
+    async def addresses(self, exacts: Sequence[str]) -> Mapping[str, str]:
+        """The addresses of exact keys; those of people that were erased are missing."""
         ...
 
     async def subjects(self, *, after: int, limit: int) -> list[tuple[int, Subject]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -23,8 +23,9 @@ from proxy.store.claim import Claim, Owner
 from proxy.store.codec import micros
 from proxy.store.connection import Connection, trouble
 from proxy.store.group import Batcher, Operation, commit
-from proxy.store.journal import entries
+from proxy.store.journal import decided, entries
 from proxy.store.model import (
+    Decided,
     Intake,
     IntakeResult,
     JournalEntry,
@@ -177,6 +178,10 @@ class SqliteStore:
         """See `Store.subjects`; the id is that of the pair's first event."""
         return await self._page(lambda db: ledger.pairs(db, after, limit))
 
+    async def addresses(self, exacts: Sequence[str]) -> Mapping[str, str]:
+        """See `Store.addresses`."""
+        return await self._page(lambda db: ledger.addresses(db, exacts))
+
     # -- journal ---------------------------------------------------------------------------------
 
     async def claim(self, intake: Intake) -> IntakeResult:
@@ -206,6 +211,10 @@ class SqliteStore:
     ) -> list[JournalEntry]:
         """See `Store.journal`: oldest first for a `ref`, newest first for an `exact` key."""
         return await self._page(lambda db: entries(db, ref, exact, limit))
+
+    async def decided(self, *, after: int, limit: int, since: datetime) -> list[Decided]:
+        """See `Store.decided`."""
+        return await self._page(lambda db: decided(db, after, limit, since))
 
     async def recover(self) -> int:
         """See `Store.recover`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,17 @@ from store_values import (
 
 from policy.model import Objection, Scope, Via
 from proxy.errors import StoreDown, StoreUnavailable
-from proxy.store.model import Fate, NewAttributes, Outcome, Result, RowFate, State, Store, Subject
+from proxy.store.model import (
+    Decided,
+    Fate,
+    NewAttributes,
+    Outcome,
+    Result,
+    RowFate,
+    State,
+    Store,
+    Subject,
+)
 
 if TYPE_CHECKING:
     from store_factories import Stores
@@ -588,3 +599,50 @@ async def test_many_at_once_all_end_as_they_were_told(stores: Stores) -> None:
     fates = await asyncio.gather(*(mail(i) for i in range(200)))
     assert len({f.row for f in fates}) == 200
     assert [await states(store, f"r{i}") for i in range(200)] == [[State.RELAYED]] * 200
+
+
+async def test_the_journal_is_read_by_pages_of_decisions(stores: Stores) -> None:
+    store = await stores.open()
+    for i in range(5):
+        rows = [row(f"k{i}", ANNA), row(f"l{i}", BRAM, n=2, state=State.BLOCKED)]
+        await store.claim(intake(f"r{i}", rows, at=after(60 * i), high=0))
+    seen: list[Decided] = []
+    while page := await store.decided(
+        after=seen[-1].id if seen else 0, limit=3, since=after(60)
+    ):
+        assert len(page) <= 3
+        seen += page
+    assert [(d.ref, d.n) for d in seen] == [(f"r{i}", n) for i in range(1, 5) for n in (1, 2)]
+    assert [d.id for d in seen] == sorted({d.id for d in seen})
+    first, second = seen[:2]
+    assert (first.verdict, first.reason, first.cite) == ("allow", "consent", "Tw 11.7(1)")
+    assert (second.verdict, second.reason) == ("block", "suppressed")
+    assert (first.stream, first.sender, first.mode) == ("newsletter", "acme", "enforce")
+    assert (first.facts, first.decided_at, first.pack) == (
+        '{"v":1}', after(60), "nl@2026.11#0123abcd",
+    )  # fmt: skip
+    assert (first.at_rcpt, first.null) == (False, False)
+
+
+async def test_of_a_row_decided_twice_the_newest_decision_counts(stores: Stores) -> None:
+    store = await stores.open()
+    fate = only(await store.claim(intake("r", row("k"))))
+    await store.reclaim([again(fate, state=State.BLOCKED)], high=0, at=after(30))
+    [one] = await store.decided(after=0, limit=10, since=T0)
+    assert (one.verdict, one.facts, one.decided_at) == ("block", '{"v":2}', after(30))
+    assert await store.decided(after=0, limit=10, since=after(31)) == []
+
+
+async def test_a_refusal_at_rcpt_and_the_null_sender_are_told_apart(stores: Stores) -> None:
+    store = await stores.open()
+    for name in ("rcpt", "null"):
+        made = intake(name, row(name, person(name), state=State.BLOCKED))
+        whole = made.submission
+        submission = (
+            replace(whole, content_hash="") if name == "rcpt" else replace(whole, mail_from="")
+        )
+        await store.claim(replace(made, submission=submission))
+    found = await store.decided(after=0, limit=10, since=T0)
+    assert [(d.ref, d.at_rcpt, d.null) for d in found] == [
+        ("rcpt", True, False), ("null", False, True),
+    ]  # fmt: skip

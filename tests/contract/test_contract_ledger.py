@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
@@ -354,3 +355,12 @@ async def test_ping_passes_on_a_healthy_store(stores: Stores) -> None:
     before = await store.lookup([ANNA])
     await store.ping()
     assert await store.lookup([ANNA]) == before
+
+
+async def test_addresses_are_found_by_their_exact_keys(stores: Stores) -> None:
+    store = await stores.open()
+    await store.append([replace(opt_in("1", ANNA), address="anna@example.nl"), opt_in("2", BRAM)])
+    assert await store.addresses([ANNA.exact, BRAM.exact, "nobody"]) == {
+        ANNA.exact: "anna@example.nl"
+    }
+    assert await store.addresses([]) == {}
