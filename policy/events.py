@@ -41,6 +41,7 @@ Reader = Callable[[object], object]
 CLOCK_SKEW = timedelta(minutes=5)
 _TEXT_MAX = 2000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_UNDECODED = re.compile(r"[\ud800-\udfff]")
 
 
 class FieldError(ValueError):
@@ -60,6 +61,8 @@ def text(value: object) -> str:
         raise FieldError("", f"longer than {_TEXT_MAX} characters")
     if _CONTROL.search(value):
         raise FieldError("", "contains a control character")
+    if _UNDECODED.search(value):
+        raise FieldError("", "not UTF-8")
     return value
 
 

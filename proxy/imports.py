@@ -11,9 +11,10 @@ import csv
 import hashlib
 import io
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from policy.events import (
     FieldError,
     detail_from,
     recipient_from,
+    text,
 )
 from policy.model import Detail
 from proxy.keys import Keys
@@ -108,8 +110,8 @@ class Options:
 def event_uid(sender: str, exact: str, type_: str, at: datetime, evidence: str) -> str:
     """The identity of an imported event: the same five values are the same event (design section
     4)."""
-    text = "\0".join((sender, exact, type_, at.isoformat(), evidence))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    same = "\0".join((sender, exact, type_, at.isoformat(), evidence))
+    return hashlib.sha256(same.encode()).hexdigest()[:32]
 
 
 def read_entries(
@@ -147,45 +149,81 @@ def _csv_rows(file: io.BufferedReader, options: Options) -> Iterator[tuple[int, 
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise FileError("line 1: the file is UTF-16; save it as CSV UTF-8")
     # Undecodable bytes become surrogates, so that one bad cell costs one row and not the file.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    first = text.readline()
+    file_text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    first = file_text.readline()
     if not first.strip():
         raise FileError("line 1: no header row; the first line must name the columns")
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(_chain(first, text), delimiter=delimiter, strict=True)
+    lines = _Lines(first, file_text)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader)]
     except csv.Error as error:
         raise FileError(f"line 1: {error}") from error
     ours = _check_header(header, options)
     while True:
-        start = reader.line_num + 1
+        start = lines.begin_row()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             yield start, RowError(start, "", f"not CSV: {error}")
+            lines.hand_back()
             continue
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
             reason = f"{len(cells)} cells where the header has {len(header)}"
             yield start, RowError(start, "", reason)
+            lines.hand_back()
             continue
-        bad = next((n for n, c in zip(header, cells, strict=True) if _undecodable(c)), None)
+        named = list(zip(header, ours, (c.strip() for c in cells), strict=True))
+        bad = next((theirs for theirs, _, cell in named if _undecodable(cell)), None)
         if bad is not None:
             yield start, RowError(start, bad, "not UTF-8")
             continue
-        row: _Row = {
-            n: c.strip() for n, c in zip(ours, cells, strict=True) if n and c.strip() != ""
-        }
+        broken = next((theirs for theirs, n, cell in named if n and len(cell.splitlines()) > 1), "")
+        if broken:
+            yield start, RowError(start, broken, "a line break; is a quote not closed?")
+            lines.hand_back()
+            continue
+        row: _Row = {n: cell for _, n, cell in named if n and cell}
         yield start, row
 
 
-def _chain(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
+class _Lines:
+    """The lines of a text, of which those after the first of a row may be read again.
+
+    A quote that is not closed makes the reader take the lines below it for one cell: each of them
+    may be a row of its own, an objection too, and none may get lost.
+    """
+
+    def __init__(self, first: str, rest: Iterable[str]) -> None:
+        self._ahead = deque([first])
+        self._rest = iter(rest)
+        self._row: list[str] = []
+        self._number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._ahead.popleft() if self._ahead else next(self._rest)
+        self._row.append(line)
+        self._number += 1
+        return line
+
+    def begin_row(self) -> int:
+        """Start a row; the number of its first line."""
+        self._row.clear()
+        return self._number + 1
+
+    def hand_back(self) -> None:
+        """Read the lines of this row again, without the first."""
+        again = self._row[1:]
+        self._ahead.extendleft(reversed(again))
+        self._number -= len(again)
 
 
 def _undecodable(cell: str) -> bool:
@@ -283,7 +321,7 @@ def _entry(
         raise _Bad("at", "a date without a time; write 2026-03-01T12:00:00Z")
     if at > now + FUTURE:
         raise _Bad("at", "lies in the future")
-    evidence = str(row.get("evidence") or "")
+    evidence = _evidence(row.get("evidence"))
     detail = _detail(type_, row, options)
     subject = keys.subject(sender, address)
     values = {n: _value(n, row[n], options) for n in RECIPIENT_FIELDS if n in row}
@@ -327,6 +365,15 @@ def _address(value: object, options: Options) -> Address:
     except EmailNotValidError as error:
         raise _Bad("address", str(error)) from error
     return address
+
+
+def _evidence(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # an order number of a JSON file
+    try:
+        return text(value or "")
+    except FieldError as error:
+        raise _Bad("evidence", error.words) from error
 
 
 def _detail(type_: str, row: _Row, options: Options) -> Detail:
@@ -384,7 +431,10 @@ def _time(name: str, cell: object, options: Options) -> datetime | date:
         if options.timezone is None:
             raise _Bad(name, f"{cell!r} has no time zone; add Z or an offset, or use --timezone")
         value = value.replace(tzinfo=options.timezone)
-    return value
+    try:
+        return value.astimezone(UTC)  # one moment is one event, whatever zone it is written in
+    except OverflowError as error:
+        raise _Bad(name, f"{cell!r} is out of range") from error
 
 
 def _plain_values(values: Mapping[str, Any]) -> dict[str, object]:

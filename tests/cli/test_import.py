@@ -45,6 +45,7 @@ topics = ["newsletter"]
 from_domains = ["news.acme.example"]
 """
 HEADER = "sender,address,type,at,evidence,country,kind,box,topics"
+EVENTS = "sender,address,type,at,evidence"
 ANNA = "acme,anna@example.nl,opt-in,2026-03-01T12:00:00Z,form:1,NL,consumer,unticked,newsletter"
 
 Run = Callable[..., tuple[int, str, str]]
@@ -98,6 +99,11 @@ def write(tmp_path: Path, *lines: str, name: str = "in.csv", encoding: str = "ut
         ),
         (ANNA + ",extra", "10 cells where the header has 9"),
         (ANNA.replace("form:1", '"form'), "not CSV"),
+        (ANNA.replace("form:1", "form\x1b[31m"), "column evidence: contains a control character"),
+        (
+            ANNA.replace("2026-03-01T12:00:00Z", "0001-01-01T00:00:00+14:00"),
+            "column at: '0001-01-01T00:00:00+14:00' is out of range",
+        ),
     ],
 )
 def test_a_bad_row_is_named_and_the_good_ones_are_kept(
@@ -128,6 +134,45 @@ def test_a_file_that_cannot_be_read_is_named_with_its_remedy(
     assert code == os.EX_DATAERR
     assert problem in err
     assert "0 events recorded" in out
+
+
+@pytest.mark.parametrize("end", ['"', "", '" x'])
+def test_a_quote_that_is_not_closed_costs_its_own_row_and_no_other(
+    sluis: Run, tmp_path: Path, end: str
+) -> None:
+    objections = [f"acme,p{n}@example.nl,objection,2026-06-01T08:00:00Z,ticket" for n in range(5)]
+    objections[1] = objections[1].replace(",ticket", ',"ticket 5')
+    objections[3] = objections[3].replace(",ticket", f",5{end}")
+    code, out, err = sluis("import", str(write(tmp_path, EVENTS, *objections)))
+    assert code == os.EX_DATAERR
+    assert "line 3" in err
+    assert "4 events recorded, 0 were known, 1 rows in error" in out, err
+    code, out, _ = sluis("explain", "p2@example.nl", "--stream", "newsletter", "--json")
+    assert json.loads(out)["reason"] == "suppressed"
+
+
+def test_a_row_longer_than_csv_reads_loses_no_other(sluis: Run, tmp_path: Path) -> None:
+    rows = [f"acme,p{n}@example.nl,objection,2026-06-01T08:00:00Z,ticket" for n in range(2500)]
+    rows[3] = rows[3].replace(",ticket", ',"ticket')
+    code, out, err = sluis("import", str(write(tmp_path, EVENTS, *rows)))
+    assert code == os.EX_DATAERR
+    assert "2499 events recorded, 0 were known, 1 rows in error" in out
+    assert "line 5: not CSV" in err
+
+
+def test_a_column_that_is_left_out_may_have_line_breaks(sluis: Run, tmp_path: Path) -> None:
+    row = 'acme,a@example.nl,objection,2026-06-01T08:00:00Z,"says\nno, twice"'
+    path = write(tmp_path, "sender,address,type,at,notes", row)
+    code, out, err = sluis("import", str(path), "--map", "notes=-")
+    assert (code, err) == (0, "warning: 1 rows have no evidence; such a basis blocks as "
+                              "proof-missing\n")  # fmt: skip
+    assert "1 events recorded" in out
+
+
+def test_one_moment_in_two_zones_is_one_event(sluis: Run, tmp_path: Path) -> None:
+    other = ANNA.replace("12:00:00Z", "13:00:00+01:00")
+    _, out, _ = sluis("import", str(write(tmp_path, HEADER, ANNA, other)))
+    assert "1 events recorded, 1 were known" in out
 
 
 def test_utf16_is_named(sluis: Run, tmp_path: Path) -> None:
