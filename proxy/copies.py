@@ -1,8 +1,8 @@
 """Step 8 of the flow: the distinct copies of a mail, each with the bytes that its recipients get.
 
-Marketing mail of an enforced stream is one copy per recipient, with that person's own opt-out; all
-other mail is one copy for all. Bytes are made when a copy is sent, so that a thousand recipients
-cost one body.
+Marketing mail of an enforced stream is one copy per recipient, with that person's own opt-out, and
+so is what has a placeholder for it; all other mail is one copy for all. Bytes are made when a copy
+is sent, so that a thousand recipients cost one body.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from proxy.judge import Case, Ruling
 from proxy.keys import Keys
 from proxy.mail import Mail
 from proxy.message.edit import copy_head
-from proxy.message.header import body_of
 from proxy.store.model import Fate, RowFate, State
 from proxy.tokens import OptOut, seal
 
@@ -40,27 +39,43 @@ class Outgoing:
         return Copy(
             mail_from=envelope.mail_from.wire if envelope.mail_from else b"",
             recipients=tuple(case.address.wire for case in self.cases),
-            size=len(self.mail.content) + _HEAD_ROOM,
+            size=len(self.mail.content) + _HEAD_ROOM + self.mail.body.room,
             body_8bit=envelope.body_8bit or not self.mail.content.isascii(),
             smtputf8=envelope.smtputf8 or any(case.address.utf8 for case in self.cases),
         )
 
     def parts(self) -> list[bytes | memoryview]:
-        """Header block and body; the body is the client's own bytes."""
+        """Header block and body; what is not edited are the client's own bytes."""
+        mail, case = self.mail, self.cases[0]
         token = recipient = ""
-        if self.mail.per_recipient:
-            recipient = self.cases[0].address.exact
+        if mail.per_recipient:
+            recipient = case.address.exact
             token = seal(
                 self.keys,
                 OptOut(
-                    sender=self.mail.stream.sender,
-                    stream=self.mail.stream.id,
+                    sender=mail.stream.sender,
+                    stream=mail.stream.id,
                     address=recipient,
-                    ref=f"{self.mail.ref}.{self.number}",
+                    ref=f"{mail.ref}.{self.number}",
                 ),
             )
-        head = copy_head(self.mail.plan, number=self.number, recipient=recipient, token=token)
-        return [head, body_of(self.mail.content, self.mail.header)]
+        duties = self._duties()
+        plan = mail.edited if mail.body.edits(duties) else mail.plan
+        head = copy_head(plan, number=self.number, recipient=recipient, token=token)
+        body = mail.body.pieces(
+            url=f"{mail.opt_out_url}{token}",
+            duties=duties,
+            language=case.language or mail.stream.lang,
+            footer=mail.enforced and mail.stream.footer == "auto",
+            own_tokens=[t for t, address in mail.owners.items() if address == recipient],
+        )
+        return [head, *body]
+
+    def _duties(self) -> frozenset[str]:
+        """What this copy must be given, of what its decision says; nothing in observe mode."""
+        if not self.mail.enforced:
+            return frozenset()
+        return frozenset(self.cases[0].decision.obligations)
 
     def only(self, fates: Mapping[int, RowFate]) -> Outgoing | None:
         """The copy for those of its recipients whose attempt was claimed; None for nobody."""

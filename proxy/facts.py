@@ -45,9 +45,13 @@ def message_facts(
     control: Control,
     shown: Shown | None,
     visible_recipients: int | None,
+    *,
+    can_inject: frozenset[str] = frozenset(),
+    promotion: bool = False,
 ) -> Message:
     """What is known of the message. `shown` is None where its MIME was not looked at (no duty is
-    owed)."""
+    owed); `can_inject` are duties that Sluis can meet itself; `promotion` tells that transactional
+    mail is declared promotional, or counts as it."""
     return Message(
         stream=stream.id,
         campaign=control.campaign or None,
@@ -56,14 +60,15 @@ def message_facts(
         products=control.products or tuple(stream.products),
         topics=control.topics or tuple(stream.topics) or None,
         template=control.template or None,
-        promotion=False if category is not Category.MARKETING else None,
+        promotion=promotion if category is not Category.MARKETING else None,
         sender_identity=shown.sender_identity if shown else None,
         postal_address=shown.postal_address if shown else None,
         unsubscribe=shown.unsubscribe if shown else None,
         unsubscribe_valid_days=shown.unsubscribe_valid_days if shown else None,
         fake_reply=shown.fake_reply if shown else None,
         visible_recipients=visible_recipients,
-        visible_recipients_allowed=stream.visible_recipients == "allow",
+        visible_recipients_allowed=stream.visible_recipients != "refuse",
+        can_inject=can_inject,
     )
 
 

@@ -52,6 +52,9 @@ from proxy.telemetry import Telemetry
 #: mode.
 _TAKEN_BY_US = frozenset({Via.ONE_CLICK, Via.PAGE, Via.MAILTO})
 
+#: What a footer would have met.
+_FOOTER_DUTIES = frozenset({Reason.NO_IDENTITY, Reason.NO_POSTAL_ADDRESS, Reason.NO_UNSUBSCRIBE})
+
 #: Decide this many recipients before letting other sessions run.
 _BREATH = 50
 
@@ -71,6 +74,7 @@ class Case:
     copy_key: str
     reply: str
     seconds: float
+    language: str = ""
 
     @property
     def end(self) -> End:
@@ -229,7 +233,13 @@ class Judge:
 
     def _message(self, mail: Mail, shown: Shown | None) -> Message:
         return message_facts(
-            mail.stream, mail.category, mail.control, shown, mail.visible_recipients
+            mail.stream,
+            mail.category,
+            mail.control,
+            shown,
+            mail.visible_recipients,
+            can_inject=mail.body.can_inject,
+            promotion=mail.promotion,
         )
 
     def _case(
@@ -265,6 +275,8 @@ class Judge:
             blocked = decision.verdict is Verdict.BLOCK
             state = State.BLOCKED if blocked else State.RETURNED
             reply = f"{'550 5.7.1' if blocked else '451 4.7.1'} {sentence(decision)}"
+            if decision.reason in _FOOTER_DUTIES and mail.body.stopped:
+                reply += f"; no footer: {mail.body.stopped}"
         return Case(
             n=n,
             address=address,
@@ -276,6 +288,7 @@ class Judge:
             copy_key=_copy_key(mail, subject),
             reply=reply,
             seconds=seconds,
+            language=facts.recipient.language or "",
         )
 
     def _intake(

@@ -9,27 +9,33 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
 from policy.address import Address
-from policy.model import Category
+from policy.model import Category, Unsubscribe
 from proxy import log
 from proxy.config import Credential, Listener, Settings, Stream
 from proxy.envelope import Envelope
 from proxy.errors import TokenError
 from proxy.keys import Keys
 from proxy.message import header as headers
+from proxy.message.body import BodyPlan, plan_body, untouched
 from proxy.message.classify import Class, Signals, Unclassified, certain_stream, classify
 from proxy.message.control import Control, ControlError, control
+from proxy.message.dkim import ARC, DKIM, broken_by
 from proxy.message.edit import EditPlan, Publication, Site, plan
 from proxy.message.fold import FoldError
+from proxy.message.footer import Brand
 from proxy.message.header import Header, HeaderRefused
-from proxy.message.inspect import Shown, Wanted, inspect
+from proxy.message.inspect import ANYONE, Shown, Wanted, inspect
+from proxy.message.obligations.list_unsubscribe import Mode
+from proxy.message.promotion import SIGNS, score
 from proxy.message.received import after_trace, check_loop
 from proxy.message.visible import count_visible
 from proxy.replies import Reply, our_fault
+from proxy.tokens import OptOut, seal
 from proxy.tokens import open_ as open_token
 
 #: Mail of a `personal` stream per credential and day; beyond it, and for a body that goes to more
@@ -50,9 +56,11 @@ class Mail:
     """One message as the flow sees it.
 
     `recipients` are distinct; `null` marks a bounce or receipt that passes untouched;
-    `per_recipient` that each recipient gets a copy of its own (marketing of an enforced stream).
-    `shown` is what the real MIME shows, None where no duty is owed. `plan` holds the edits shared
-    by all copies.
+    `per_recipient` that each recipient gets a copy of its own. `shown` is what the real MIME shows,
+    None where no duty is owed; `owners` maps the tokens of our links in it to the addresses they
+    were sealed for, `holders` are those for whom they meet the duty. `body` holds the edits of the
+    body, `plan` those of the header where it stays as it is, `edited` where it does not.
+    `promotion` tells that transactional mail is declared promotional or counts as it.
     """
 
     envelope: Envelope
@@ -68,8 +76,14 @@ class Mail:
     content_hash: str
     shown: Shown | None
     holders: frozenset[str]
+    owners: Mapping[str, str]
     visible_recipients: int | None
+    promotion: bool
+    notes: tuple[str, ...]
+    opt_out_url: str
+    body: BodyPlan
     plan: EditPlan
+    edited: EditPlan
 
     @property
     def ref(self) -> str:
@@ -78,7 +92,13 @@ class Mail:
 
     @property
     def per_recipient(self) -> bool:
-        """Whether each recipient's copy carries its own opt-out."""
+        """Whether each recipient's copy carries its own opt-out: marketing of an enforced stream,
+        and what has a placeholder for it."""
+        return self.enforced or self.body.placeholders > 0
+
+    @property
+    def enforced(self) -> bool:
+        """Whether the duties of marketing are met by our edits."""
         return self.category is Category.MARKETING and self.stream.mode == "enforce"
 
     @property
@@ -90,9 +110,9 @@ class Mail:
     def marks(self) -> tuple[str, ...]:
         """What the journal notes about the edits."""
         if self.shown is None:
-            return self.plan.marks
+            return (*self.plan.marks, *self.notes)
         opaque = (f"opaque: {self.shown.opaque}",) if self.shown.opaque else ()
-        return (*self.plan.marks, *self.shown.marks, *opaque)
+        return (*self.plan.marks, *self.shown.marks, *self.body.marks, *self.notes, *opaque)
 
 
 class Reader:
@@ -105,7 +125,12 @@ class Reader:
         keys: Keys,
         instance: str,
         clock: Callable[[], datetime],
+        has_aligned_key: Callable[[Header, Stream], bool] = lambda header, stream: False,
     ) -> None:
+        """`has_aligned_key` tells whether a signature of ours can stand in for one that an edit
+        breaks.
+        """
+        self._has_aligned_key = has_aligned_key
         self._settings = settings
         self._keys = keys
         self._clock = clock
@@ -180,12 +205,26 @@ class Reader:
         if refused_ is not None:
             return refused_
         marketing = found.category is Category.MARKETING
-        shown = (
-            await _inspect(content, header, self._wanted[found.stream.sender])
-            if marketing
-            else None
-        )
-        edits = self._plan(envelope, header, controls, found)
+        enforced = marketing and found.stream.mode == "enforce"
+        promotion, notes = await self._promotion(content, header, found)
+        shown = None
+        body = untouched(content, header)
+        if marketing or promotion:
+            shown, body = await self._look(envelope, content, header, recipients, found)
+            if ANYONE in shown.own_tokens and body.placeholders:
+                shown = shown.for_holder()
+            if body.refused is not None:
+                notes += ("placeholder_left",)
+        if enforced and body.refused is not None:
+            return body.refused
+        owners = self._owners(shown, found.stream)
+        holders = {owners[t] for t in shown.own_tokens if t in owners} if shown else set()
+        if enforced and shown is not None and found.stream.footer == "require":
+            all_hold = holders.issuperset(address.exact for address in recipients)
+            if (lacks := _lacks(shown, all_hold)) is not None:
+                return lacks
+        visible = count_visible(header) if marketing or promotion else None
+        edits = self._plan(envelope, header, controls, found, body, visible)
         if isinstance(edits, Reply):
             return edits
         mail = Mail(
@@ -201,9 +240,15 @@ class Reader:
             message_id=headers.message_id(header),
             content_hash=content_hash,
             shown=shown,
-            holders=self._holders(shown, found.stream),
-            visible_recipients=count_visible(header) if marketing else None,
-            plan=edits,
+            holders=frozenset(holders),
+            owners=owners,
+            visible_recipients=visible,
+            promotion=promotion,
+            notes=notes,
+            opt_out_url=self._site.links.url,
+            body=body,
+            plan=edits[0],
+            edited=edits[1],
         )
         log.message_received(
             ref=envelope.ref,
@@ -258,9 +303,78 @@ class Reader:
             return headers.check_marketing(header, refuse_8bit=refuse_8bit)
         return None
 
+    async def _promotion(
+        self, content: bytes, header: Header, found: Class
+    ) -> tuple[bool, tuple[str, ...]]:
+        """Whether transactional mail counts as promotional, and what the journal notes of it."""
+        if found.category is not Category.TRANSACTIONAL or found.null:
+            return False, ()
+        if header.named(b"solicitation"):  # declared by its sender (RFC 3865)
+            return True, ("solicitation",)
+        rules = self._settings.promotion
+        weights = {sign: int(getattr(rules, sign)) for sign in SIGNS}
+        if len(content) > _LARGE_TO_INSPECT:
+            found_ = await asyncio.to_thread(score, content, header, weights)
+        else:
+            found_ = score(content, header, weights)
+        if found_.total < rules.threshold:
+            return False, ()
+        note = f"promotion {found_.total}: {', '.join(found_.signs)}"
+        return found.stream.promotion == "enforce", (note,)
+
+    async def _look(
+        self,
+        envelope: Envelope,
+        content: bytes,
+        header: Header,
+        recipients: tuple[Address, ...],
+        found: Class,
+    ) -> tuple[Shown, BodyPlan]:
+        """What the displayed parts show, and what may be done to them."""
+        stream = found.stream
+        sender = self._settings.sender(stream.sender)
+        wanted = self._wanted[sender.id]
+        marketing = found.category is Category.MARKETING
+        signed_by = ""
+        if not self._has_aligned_key(header, stream):
+            signed_by = next((b.d or "?" for b in broken_by(header, body_edited=True)), "")
+        longest = len(wanted.own_url) + max(
+            (
+                len(seal(self._keys, OptOut(sender.id, stream.id, a.exact, f"{envelope.ref}.1000")))
+                for a in sorted(recipients, key=lambda a: -len(a.exact.encode()))[:1]
+            ),
+            default=0,
+        )
+
+        def look() -> tuple[Shown, BodyPlan]:
+            shown = inspect(content, header, wanted, every_alternative=stream.every_alternative)
+            if not marketing:
+                return shown, untouched(content, header)
+            return shown, plan_body(
+                content,
+                header,
+                shown,
+                brand=Brand(sender.name, sender.postal_address),
+                longest_url=longest,
+                footer=stream.footer == "auto",
+                every_alternative=stream.every_alternative,
+                signed_by=signed_by,
+            )
+
+        if len(content) > _LARGE_TO_INSPECT:
+            return await asyncio.to_thread(look)
+        return look()
+
     def _plan(
-        self, envelope: Envelope, header: Header, controls: Control, found: Class
-    ) -> EditPlan | Reply:
+        self,
+        envelope: Envelope,
+        header: Header,
+        controls: Control,
+        found: Class,
+        body: BodyPlan,
+        visible: int | None,
+    ) -> tuple[EditPlan, EditPlan] | Reply:
+        """The edits of the header: with the body as it came, and with another one."""
         stream = found.stream
         enforce = stream.mode == "enforce" and not found.null
         publication = None
@@ -272,9 +386,13 @@ class Reader:
                 title=f"{sender.name} {stream.id}",
                 namespace=stream.list_id or next(iter(stream.from_domains), ""),
                 feedback_id=sender.feedback_id or "",
+                unsubscribe=Mode(stream.list_unsubscribe),
+                unsubscribe_hosts=frozenset(stream.list_unsubscribe_hosts),
             )
-        try:
-            edits = plan(
+        rewrite = publication is not None and stream.visible_recipients == "rewrite"
+
+        def planned(*, body_edited: bool) -> EditPlan:
+            return plan(
                 header,
                 envelope=envelope,
                 site=self._site,
@@ -284,18 +402,27 @@ class Reader:
                 template=controls.template,
                 upstream_signs=self._upstream_signs,
                 own=lambda token: self._own_address(token, stream),
+                rewrite_to=rewrite and visible is not None and visible > 1,
+                body_edited=body_edited,
             )
+
+        try:
+            edits = planned(body_edited=False)
+            touched = body.can_inject or body.placeholders
+            signed = header.named(DKIM) or header.named(ARC)
+            edited = planned(body_edited=True) if touched and signed else edits
         except FoldError as error:
             log.incident(ref=envelope.ref, error=error)
             return our_fault(envelope.ref)
         # The copy for the holder of an own link may keep fields that all others would replace.
         refusals = (edits.refusal(address.exact) for address in envelope.recipients)
-        return next((refusal for refusal in refusals if refusal is not None), edits)
+        return next((refusal for refusal in refusals if refusal is not None), (edits, edited))
 
-    def _holders(self, shown: Shown | None, stream: Stream) -> frozenset[str]:
-        """The exact addresses for whom the body has an opt-out link of ours."""
-        tokens = shown.own_tokens if shown is not None else ()
-        return frozenset(filter(None, (self._own_address(token, stream) for token in tokens)))
+    def _owners(self, shown: Shown | None, stream: Stream) -> dict[str, str]:
+        """The opt-out links of ours in the text: token to the exact address it is for."""
+        tokens = {token for seen in shown.seen for token in seen.own_tokens} if shown else set()
+        owners = {token: self._own_address(token, stream) for token in tokens - {ANYONE}}
+        return {token: address for token, address in owners.items() if address}
 
     def _own_address(self, token: str, stream: Stream) -> str:
         """The address that one of our tokens was sealed for, if it is of this sender; else ""."""
@@ -355,6 +482,7 @@ def _signals(header: Header) -> Signals:
         list_fields=any(field.name.startswith(b"list-") for field in header.fields),
         bulk=precedence in _BULK,
         report=root.startswith(b"multipart/report"),
+        solicitation=bool(header.named(b"solicitation")),
         auto_submitted=bool(auto) and auto.partition(b";")[0].strip() != b"no",
     )
 
@@ -376,10 +504,16 @@ def _digest(content: bytes, start: int) -> str:
     return hashlib.sha256(memoryview(content)[start:]).hexdigest()
 
 
-async def _inspect(content: bytes, header: Header, wanted: Wanted) -> Shown:
-    if len(content) > _LARGE_TO_INSPECT:
-        return await asyncio.to_thread(inspect, content, header, wanted)
-    return inspect(content, header, wanted)
+def _lacks(shown: Shown, all_hold: bool) -> Reply | None:
+    """The refusal of a mail that does not bring itself what the law wants it to show."""
+    why = 'the stream has footer = "require"'
+    if not shown.sender_identity:
+        return Reply(550, "5.7.1", f"no-identity: {why}")
+    if not shown.postal_address:
+        return Reply(550, "5.7.1", f"no-postal-address: {why}")
+    if shown.unsubscribe is not Unsubscribe.LINK and not all_hold:
+        return Reply(550, "5.7.1", f"no-unsubscribe: {why}")
+    return None
 
 
 def _not_authorised(why: str) -> Reply:

@@ -77,6 +77,14 @@ category = "marketing"
 from_domains = ["offers.acme.example"]
 
 [[streams]]
+id = "bare"
+sender = "acme"
+category = "marketing"
+topics = ["newsletter"]
+footer = "off"
+from_domains = ["bare.acme.example"]
+
+[[streams]]
 id = "orders"
 sender = "acme"
 category = "transactional"
@@ -168,7 +176,9 @@ _ACTS = (
         (Reason.PURPOSE_MISMATCH,), "running-shoes"),
     Act("one newsletter to three people", "newsletter", ("anna", "iris", "hans"),
         (Reason.CONSENT, Reason.CONSENT, Reason.NO_BASIS)),
-    Act("newsletter without a way out", "newsletter", ("iris",), (Reason.NO_UNSUBSCRIBE,),
+    Act("newsletter without a way out: gets a footer", "newsletter", ("iris",), (Reason.CONSENT,),
+        opt_out=False),
+    Act("the same where the footer is off", "bare", ("iris",), (Reason.NO_UNSUBSCRIBE,),
         opt_out=False),
 )  # fmt: skip
 
@@ -225,6 +235,7 @@ async def _play(console: Console, sluis: Running, sink: Sink, directory: Path) -
     for act in _ACTS:
         good &= await _perform(table, sluis, act)
     console.print(table)
+    good &= _show_footer(console, sink)
 
     console.print("\n[bold]3.[/] anna clicks unsubscribe in her mail program (RFC 8058, one POST).")
     await asyncio.to_thread(_one_click, sink)
@@ -303,9 +314,20 @@ def _send(port: int, act: Act, to: Sequence[str]) -> str:
 
 _DOMAINS = {
     "newsletter": "news.acme.example",
+    "bare": "bare.acme.example",
     "offers": "offers.acme.example",
     "orders": "orders.acme.example",
 }
+
+
+def _show_footer(console: Console, sink: Sink) -> bool:
+    """The end of the mail that came without a way out; whether it has one now."""
+    mails = [m.content for m in sink.messages if m.recipients == (b"iris@example.nl",)]
+    line = mails[-1].rstrip().rpartition(b"\r\n")[2].decode("utf-8", "replace") if mails else ""
+    good = "/u/" in line
+    shown = f"{line[:72]}..." if good else "[red]! no footer[/]"
+    console.print(f"\n   The footer that iris got, with a link of her own:\n     {shown}")
+    return good
 
 
 def _one_click(sink: Sink) -> None:

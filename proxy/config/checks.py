@@ -217,6 +217,12 @@ def _streams(parts: Parts) -> Iterator[Finding]:
         yield from _reference(f"{key}.sender", stream.sender, parts.sender_ids, "senders")
         if stream.id in RESERVED_IDS:
             yield f"{key}.id", f'"{stream.id}" is taken by Sluis itself', "choose another id"
+        if stream.list_unsubscribe == "keep" and not stream.list_unsubscribe_hosts:
+            remedy = "name the hosts whose one-click links may stay"
+            yield f"{key}.list_unsubscribe_hosts", "is empty, so nothing can be kept", remedy
+        if stream.list_unsubscribe_hosts and stream.list_unsubscribe != "keep":
+            remedy = 'set list_unsubscribe = "keep", or remove it'
+            yield f"{key}.list_unsubscribe_hosts", "is only used to keep", remedy
         if len(set(stream.from_domains)) < len(stream.from_domains):
             yield f"{key}.from_domains", "names a domain twice", "write it once"
         for domain in sorted(set(stream.from_domains)):

@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     SecretStr,
+    StrictInt,
     StrictStr,
 )
 
@@ -56,7 +57,7 @@ def _later(value: object) -> object:
     return value
 
 
-_LATER = {"queued": '"inline"', "rewrite": '"refuse" or "allow"'}
+_LATER = {"queued": '"inline"'}
 
 
 def _some(value: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
@@ -227,13 +228,17 @@ class Stream(Table):
     mode: Mode = "enforce"
     list_id: Domain | None = None
     one_click: Literal["marketing", "stream"] = "marketing"
-    visible_recipients: Annotated[Literal["refuse", "allow"], BeforeValidator(_later)] = "refuse"
+    visible_recipients: Literal["refuse", "allow", "rewrite"] = "refuse"
+    list_unsubscribe: Literal["replace", "keep", "merge", "refuse"] = "replace"
+    list_unsubscribe_hosts: tuple[Domain, ...] = ()
+    footer: Literal["auto", "off", "require"] = "auto"
+    every_alternative: Bool = False
     promotion: Literal["observe", "enforce"] = "observe"
     delivery: Annotated[Literal["inline"], BeforeValidator(_later)] = "inline"
     partial: Partial = "accept-and-dsn"
     local_rules_met: Bool | None = None
     headers_8bit: Literal["pass", "refuse"] = "pass"
-    lang: Literal["en", "nl"] = "en"
+    lang: Literal["en", "nl", "de", "fr", "es", "it"] = "en"
 
     @property
     def implicit(self) -> bool:
@@ -312,6 +317,22 @@ class Delivery(Table):
     attempt_hold: Duration = timedelta(seconds=5)
 
 
+Weight = Annotated[StrictInt, Field(ge=0, le=1000)]
+
+
+class Promotion(Table):
+    """What each sign of promotion in transactional mail weighs (`proxy.message.promotion`)."""
+
+    threshold: Count = 100
+    discount: Weight = 60
+    voucher: Weight = 60
+    shopping: Weight = 40
+    urgency: Weight = 40
+    newsletter: Weight = 40
+    opt_out: Weight = 30
+    list_fields: Weight = 40
+
+
 class Feedback(Table):
     """`domain` takes mailto opt-outs and complaints; without it links are https only."""
 
@@ -366,6 +387,7 @@ class Settings(Table):
     dkim: Dkim = Dkim()
     delivery: Delivery = Delivery()
     feedback: Feedback = Feedback()
+    promotion: Promotion = Promotion()
     limits: Limits = Limits()
     retention: Retention = Retention()
     log: Log = Log()

@@ -28,7 +28,8 @@ class Signals:
 
     `from_domain` and `list_id` are lower case, "" when absent; `list_fields` whether any List-*
     field is there; `bulk` whether Precedence says bulk, list or junk; `report` whether the root
-    type is multipart/report; `auto_submitted` whether Auto-Submitted is there and is not "no".
+    type is multipart/report; `auto_submitted` whether Auto-Submitted is there and is not "no";
+    `solicitation` whether its sender calls it a solicitation (RFC 3865 section 2.4).
     """
 
     from_domain: str = ""
@@ -37,6 +38,7 @@ class Signals:
     bulk: bool = False
     report: bool = False
     auto_submitted: bool = False
+    solicitation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,11 @@ def classify(
     if null_sender and chosen.category is Category.MARKETING:
         return Unclassified(f"null sender on marketing stream {chosen.id}")
     if chosen.category is Category.PERSONAL and (
-        signals.list_fields or signals.bulk or recipients > PERSONAL_RECIPIENTS or personal_used_up
+        signals.list_fields
+        or signals.bulk
+        or signals.solicitation
+        or recipients > PERSONAL_RECIPIENTS
+        or personal_used_up
     ):
         return Class(chosen, Category.MARKETING, f"{source}, beyond personal")
     return Class(chosen, chosen.category, source)

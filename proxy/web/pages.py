@@ -62,8 +62,8 @@ def words(lang: str) -> dict[str, str]:
 
 
 def language(accept: str, otherwise: str) -> str:
-    """The reader's language out of an Accept-Language header (RFC 9110 12.5.4)."""
-    best, best_weight = otherwise, 0.0
+    """The reader's language out of an Accept-Language header (RFC 9110 12.5.4), one of ours."""
+    best, best_weight = otherwise if otherwise in LANGUAGES else LANGUAGES[0], 0.0
     for part in accept[:1000].split(","):
         if match := _PREFERENCE.fullmatch(part):
             name, weight = match[1].lower(), float(match[2] or 1)

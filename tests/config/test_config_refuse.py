@@ -165,9 +165,15 @@ CONTACT = 'contact = "privacy@acme.example"'
         ),
         (
             CATEGORY,
-            f'{CATEGORY}\nvisible_recipients = "rewrite"',
-            "asks for rewrite, which this version",
+            f'{CATEGORY}\nlist_unsubscribe = "keep"',
+            "streams.0.list_unsubscribe_hosts: is empty, so nothing can be kept",
         ),
+        (
+            CATEGORY,
+            f'{CATEGORY}\nlist_unsubscribe_hosts = ["click.esp.example"]',
+            "streams.0.list_unsubscribe_hosts: is only used to keep",
+        ),
+        (CATEGORY, f'{CATEGORY}\nfooter = "always"', 'streams.0.footer: is "always"; must be'),
         (CATEGORY, f"{CATEGORY}\nimplicit = true", "streams.0.implicit: is no key"),
         (CATEGORY, f'{CATEGORY}\nlist_id = "a b"', "streams.0.list_id: is no domain name"),
     ],

@@ -275,7 +275,8 @@ async def test_refused_at_rcpt_where_the_stream_is_certain(world: Make) -> None:
 
 
 async def test_a_duty_that_is_not_met_blocks_and_is_named(world: Make) -> None:
-    w = await world()
+    news = 'id = "newsletter"\n'
+    w = await world(edit=lambda t: t.replace(news, f'{news}footer = "off"\n'))
     await w.know(ANNA, "opt-in", **OPT_IN)
     reply = await w.send(ANNA, message(text="Acme Schoenen B.V. says hello\r\n"))
     assert reply.startswith("550 5.7.1 no-unsubscribe"), reply
