@@ -177,7 +177,8 @@ def _print(data: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    # What people wrote is shown as it is: "[x]" and ":key:" are no markup.
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for id_, known in data["senders"].items():
         table = Table(title=f"{data['address']} and {id_}", title_justify="left")
         for name in ("at", "event", "facts", "evidence"):
@@ -211,6 +212,8 @@ def _print(data: dict[str, Any]) -> None:
         console.print(table)
 
 
+#: Columns that every event has; the command line names them itself.
+_OPTIONS = frozenset({"sender", "address", "type", "at", "evidence"})
 _PLAIN = frozenset({"at", "recorded_at", "type", "evidence", "exact"})
 
 
@@ -228,6 +231,11 @@ def _fields(items: Sequence[str]) -> dict[str, object]:
         name, equals, value = item.partition("=")
         if not equals:
             raise typer.BadParameter(f"{item!r} is not of the form field=value", param_hint="--set")
+        if name.strip() in _OPTIONS:
+            raise typer.BadParameter(
+                f"{name.strip()} is not set this way, but by its own option or argument",
+                param_hint="--set",
+            )
         fields[name.strip()] = value.strip()
     return fields
 

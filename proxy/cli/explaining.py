@@ -128,4 +128,7 @@ def parse_time(text: str, option: str) -> datetime:
         if len(text) > len("2026-03-01"):
             raise typer.BadParameter(f"{text!r} has no time zone; add Z", param_hint=option)
         value = value.replace(hour=23, minute=59, second=59, microsecond=999999, tzinfo=UTC)
-    return value
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise typer.BadParameter(f"{text!r} is out of range", param_hint=option) from error

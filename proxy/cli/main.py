@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,7 +163,8 @@ def healthcheck(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script. Usage errors exit 64, a configuration in error 78, store trouble 69."""
+    """The console script. Usage errors exit 64, a configuration in error 78, store trouble 69,
+    a fault of ours 70."""
     try:
         code = app(arguments, standalone_mode=False)
     except _USAGE_ERROR as error:
@@ -181,6 +183,9 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of our output left (`sluis ... | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception:  # the edge: 1 is the answer "block" of `explain`, never a fault of ours
+        traceback.print_exc()
+        code = os.EX_SOFTWARE
     sys.exit(code or 0)
 
 

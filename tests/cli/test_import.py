@@ -308,6 +308,8 @@ def test_explain_and_consent_refuse_nonsense_by_name(sluis: Run) -> None:
         (["explain", "anna@", "--stream", "newsletter"], "no mail address"),
         (["explain", "anna@example.nl", "--stream", "nope"], "no stream 'nope'; one of newsletter"),
         (["explain", "anna@example.nl", "--stream", "newsletter", "--at", "soon"], "ISO 8601"),
+        (["explain", "anna@example.nl", "--stream", "newsletter", "--at",
+          "0001-01-01T00:00:00+14:00"], "out of range"),
         (["explain", "anna@example.nl", "--stream", "newsletter", "--lang", "xx"], "en or nl"),
         (["consent", "object", "a@example.nl"], "several senders; one of acme, bmart"),
         (["consent", "object", "a@example.nl", "--scope", "topic"], "--topic belong together"),
@@ -317,6 +319,40 @@ def test_explain_and_consent_refuse_nonsense_by_name(sluis: Run) -> None:
         code, _, err = sluis(*arguments)
         assert code == os.EX_USAGE, arguments
         assert words in err, (arguments, err)
+
+
+def test_what_people_wrote_is_shown_as_it_is(sluis: Run) -> None:
+    evidence = "order[red] [/x] form:key:3"
+    arguments = ["--sender", "acme", "--evidence", evidence]
+    assert sluis("consent", "object", "a@example.nl", *arguments)[0] == 0
+    code, out, err = sluis("consent", "show", "a@example.nl")
+    assert code == 0, err
+    assert evidence in out
+
+
+def test_record_takes_no_address_or_time_by_set(sluis: Run) -> None:
+    arguments = ["a@example.nl", "--sender", "acme", "--type", "opt-in", "--evidence", "x"]
+    for column in ("at=2020-01-01T00:00:00Z", "address=b@example.nl"):
+        code, out, err = sluis("consent", "record", *arguments, "--set", column)
+        assert (code, out) == (os.EX_USAGE, "")
+        assert "not set this way" in err
+
+
+def test_bytes_that_are_no_text_are_a_usage_error(sluis: Run) -> None:
+    arguments = ["a@example.nl", "--sender", "acme", "--evidence", "caf\udce9"]
+    code, _, err = sluis("consent", "object", *arguments)
+    assert code == os.EX_USAGE
+    assert "evidence: not UTF-8" in err
+
+
+def test_a_fault_of_ours_is_no_verdict(sluis: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: object, **__: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("proxy.cli.explaining.run", fault)
+    code, _, err = sluis("explain", "a@example.nl", "--stream", "newsletter")
+    assert code == os.EX_SOFTWARE
+    assert "ZeroDivisionError" in err
 
 
 def test_explain_as_it_was_then(sluis: Run, tmp_path: Path) -> None:
