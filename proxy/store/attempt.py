@@ -12,7 +12,7 @@ from datetime import datetime
 
 from sqlalchemy import bindparam, func, literal_column, select
 
-from proxy.store import ledger
+from proxy.store import counting, ledger
 from proxy.store.claim import ADD_ATTEMPT, ADD_DECISION, NEW_STATES, Owner, decision_columns
 from proxy.store.codec import micros
 from proxy.store.model import (
@@ -125,6 +125,9 @@ class Reclaim:
         subjects: list[Subject] = [r.subject for r in self._rows]
         if subjects and ledger.touched(db, self._high, subjects):
             return IntakeResult(stale=True)
+        limited = [(r, _copy_key(db, r.row)) for r in self._rows if r.room]
+        if counting.full(db, limited, begun=True):
+            return IntakeResult(stale=True)
         fates = [
             self._again(db, row, columns)
             for row, columns in zip(self._rows, self._decisions, strict=True)
@@ -176,6 +179,11 @@ class Reclaim:
         )
 
 
+def _copy_key(db: sqlite3.Connection, row: int) -> str:
+    found = db.execute(*_ROW(row=row)).fetchone()
+    return str(found[6]) if found is not None else ""
+
+
 def _end_state(result: Result, owed: bool) -> State:
     """The row's state after an attempt that was still its own (delivery.md section 2)."""
     if result is Result.ACCEPTED:
@@ -185,9 +193,6 @@ def _end_state(result: Result, owed: bool) -> State:
     if owed:
         return State.WAITING
     return State.UNKNOWN if result is Result.UNKNOWN else State.RETURNED
-
-
-#: A late 2xx makes these relayed; what else a row became in the meantime stands.
 
 
 #: A late 2xx makes these relayed; what else a row became in the meantime stands.

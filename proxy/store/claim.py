@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, select
 
 from policy.model import Decision
 from proxy.errors import StoreDown
-from proxy.store import ledger, schema
+from proxy.store import counting, ledger, schema
 from proxy.store.codec import array, basis_json, day_or_instant, micros, to_json
 from proxy.store.model import (
     Fate,
@@ -141,6 +141,13 @@ class Claim:
         if fresh:
             self._owner.check(db)
             if ledger.touched(db, self._intake.high, fresh):
+                return IntakeResult(stale=True)
+            attempts = [
+                (r, r.copy_key)
+                for r in rows
+                if fates[r.n] is None and r.state is State.ATTEMPTING and r.marketing
+            ]
+            if counting.full(db, attempts, begun=False):
                 return IntakeResult(stale=True)
             submission_id = db.execute(_ADD_SUBMISSION.sql, self._submission).lastrowid
             for row, columns in zip(rows, self._decisions, strict=True):

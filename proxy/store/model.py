@@ -28,17 +28,46 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """A marketing mail of one sender to one person that left, may have left, or is on its way.
+
+    The person is the widened key. `at` is the commit of the last attempt; `relayed` tells that the
+    upstream took it. One that is not relayed is no other mail than a new try of its copy.
+    """
+
+    stream: str
+    at: datetime
+    copy_key: str
+    relayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a frequency cap asks of the commit of an attempt.
+
+    Fewer than `most` other mails after `since` to the person, of `stream`, which is the row's own,
+    or of all streams of the sender ("").
+    """
+
+    stream: str
+    since: datetime
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """What the ledger and the journal know of one subject.
 
     `events` are those of *all* senders that match the widened key, `Event.exact` telling which
     match the exact one. `attributes` are the recipient's columns (country, kind, ...) as imported
-    for this sender.
+    for this sender. `mails` are those of this sender to this person since the time that was asked
+    for, oldest first.
     """
 
     events: tuple[Event, ...] = ()
     attributes: Mapping[str, object] = field(default_factory=dict)
     last_marketing_at: datetime | None = None
+    mails: tuple[Counted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +159,8 @@ class NewRow:
     (random where there is no Message-ID). `state` is `attempting`, `blocked` or `returned`
     (deferred). `facts` is the canonical JSON of the facts used, kept for explanation and
     back-tests; no address in it. `marketing` rows update the subject's last marketing mail when
-    they end `relayed`.
+    they end `relayed`, and count as mails to the person. `room`: an attempt that does not find it
+    makes the result `stale`.
     """
 
     n: int
@@ -143,6 +173,7 @@ class NewRow:
     facts: str
     marketing: bool
     reply: str = ""
+    room: tuple[Room, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +259,7 @@ class Reattempt:
     facts: str
     state: State
     reply: str = ""
+    room: tuple[Room, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,8 +320,13 @@ class Store(Protocol):
     Raises `StoreUnavailable` (try later) or `StoreDown` (until restart); nothing else.
     """
 
-    async def lookup(self, subjects: Sequence[Subject]) -> Snapshot:
-        """Ledger, attributes and last mail of all `subjects`; concurrent calls share one query."""
+    async def lookup(
+        self, subjects: Sequence[Subject], *, mails_since: datetime | None = None
+    ) -> Snapshot:
+        """Ledger, attributes and last mail of all `subjects`; concurrent calls share one query.
+
+        With `mails_since` also the marketing mails after it (`Known.mails`).
+        """
         ...
 
     async def append(

@@ -32,7 +32,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement, Select
 
 #: The newest migration; equal to Alembic's head, known without importing Alembic (tested).
-REVISION = "0001"
+REVISION = "0002"
 
 #: `PRAGMA application_id` of our files ("SLUI"), so that a foreign database is refused.
 APPLICATION_ID = 0x534C5549
@@ -196,6 +196,13 @@ delivery = Table(
     Index("ix_delivery_submission", "submission"),
     Index("ix_delivery_exact", "exact"),
     Index("ix_delivery_copy", "copy_key"),
+    Index(
+        "ix_delivery_person",
+        "wide",
+        "last_attempt_at",
+        sqlite_where=text("marketing = 1 AND last_attempt_at IS NOT NULL"),
+        postgresql_where=text("marketing = 1 AND last_attempt_at IS NOT NULL"),
+    ),
     Index(
         "ux_delivery_live",
         "copy_key",

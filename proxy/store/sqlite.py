@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from proxy.errors import StoreDown, StoreError, StoreRefused, StoreUnavailable
-from proxy.store import ledger, migrate
+from proxy.store import counting, ledger, migrate
 from proxy.store.attempt import Reclaim, Record, Recover
 from proxy.store.claim import Claim, Owner
 from proxy.store.codec import micros
@@ -157,15 +158,17 @@ class SqliteStore:
         self._telemetry = telemetry
         self._clock = clock
         self._writes: Batcher[Operation, Any] = Batcher(self._commit, limit=max_group)
-        self._reads: Batcher[Sequence[Subject], Snapshot] = Batcher(self._read, limit=max_group)
+        self._reads: Batcher[_Asked, Snapshot] = Batcher(self._read, limit=max_group)
         self._kept: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
     # -- ledger ----------------------------------------------------------------------------------
 
-    async def lookup(self, subjects: Sequence[Subject]) -> Snapshot:
+    async def lookup(
+        self, subjects: Sequence[Subject], *, mails_since: datetime | None = None
+    ) -> Snapshot:
         """See `Store.lookup`. Calls that arrive while a statement runs share the next one."""
-        return await self._reads.hand_in(subjects)
+        return await self._reads.hand_in(_Asked(subjects, mails_since))
 
     async def append(
         self, events: Sequence[NewEvent], attributes: Sequence[NewAttributes] = ()
@@ -265,26 +268,35 @@ class SqliteStore:
             return [StoreDown(f"{self._path} was removed or replaced")] * len(operations), 0
         return commit(db, operations)
 
-    async def _read(self, asked: list[Sequence[Subject]]) -> Sequence[Snapshot | StoreError]:
+    async def _read(self, asked: list[_Asked]) -> Sequence[Snapshot | StoreError]:
         began = time.perf_counter()
-        subjects = {subject for some in asked for subject in some}
+        subjects = {subject for some in asked for subject in some.subjects}
         try:
-            seen = await self._reader.run(lambda db: ledger.read(db, subjects))
+            seen, mails = await self._reader.run(lambda db: _looked_up(db, subjects, asked))
         except Exception as error:
             failed = trouble(error) or StoreUnavailable(f"lookup: {type(error).__name__}: {error}")
             failed.__cause__ = error
             self._failed("lookup", failed)
             return [failed] * len(asked)
         self._telemetry.lookup(len(subjects), time.perf_counter() - began)
-        return [self._snapshot(seen, some) for some in asked]
+        return [self._snapshot(seen, mails, some) for some in asked]
 
-    def _snapshot(self, seen: ledger.Read, asked: Sequence[Subject]) -> Snapshot | StoreError:
+    def _snapshot(
+        self, seen: ledger.Read, mails: counting.Mails, asked: _Asked
+    ) -> Snapshot | StoreError:
+        subjects, since = asked.subjects, asked.mails_since
         if seen.unreadable and any(
-            s.exact in seen.unreadable or s.wide in seen.unreadable for s in asked
+            s.exact in seen.unreadable or s.wide in seen.unreadable for s in subjects
         ):
             self._telemetry.store_error("lookup")
             return StoreRefused("a ledger entry cannot be read by this version")
-        return Snapshot(seen.high, {s: seen.known[s] for s in asked})
+        known = {s: seen.known[s] for s in subjects}
+        if since is not None:
+            for s in subjects:
+                if found := mails.get((s.sender, s.wide)):
+                    mine = tuple(mail for mail in found if mail.at > since)
+                    known[s] = replace(known[s], mails=mine)
+        return Snapshot(seen.high, known)
 
     async def _page(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._reads.fatal is not None:
@@ -320,6 +332,27 @@ class SqliteStore:
                 written = self._writes.hand_in(operation)
             else:
                 return
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One call of `lookup`."""
+
+    subjects: Sequence[Subject]
+    mails_since: datetime | None
+
+
+def _looked_up(
+    db: sqlite3.Connection, subjects: Collection[Subject], asked: Sequence[_Asked]
+) -> tuple[ledger.Read, counting.Mails]:
+    seen = ledger.read(db, subjects)
+    since = [micros(some.mails_since) for some in asked if some.mails_since is not None]
+    if not since:
+        return seen, {}
+    # A statement of its own: the count is taken again by the commit that rests on it.
+    counted = (some.subjects for some in asked if some.mails_since is not None)
+    wides = {s.wide for subjects_ in counted for s in subjects_}
+    return seen, counting.mails(db, wides, min(since))
 
 
 class _Ping:

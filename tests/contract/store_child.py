@@ -15,7 +15,7 @@ from store_values import ANNA, BRAM, after, event, high, intake, only, opt_in, o
 
 from proxy.errors import StoreError
 from proxy.store.instance import InstanceLock
-from proxy.store.model import Result, Store
+from proxy.store.model import Result, Room, Store
 from proxy.store.sqlite import open_sqlite
 
 
@@ -79,13 +79,40 @@ async def hold(store: Store) -> None:
     await asyncio.to_thread(sys.stdin.read)
 
 
-ACTIONS = {"object": object_, "mail": mail, "fail": fail, "once": once, "hold": hold}
+async def capped(store: Store, count: str, most: str) -> None:
+    """Send `count` mails to Anna under a cap, each decided again as often as it is stale."""
+    since = after(-3600)
+    for i in range(int(count)):
+        ref = f"{os.getpid()}-{i}"
+        while True:
+            known = (await store.lookup([ANNA], mails_since=since)).known[ANNA]
+            if len(known.mails) >= int(most):
+                say(held=ref)
+                break
+            new = row(ref, room=(Room("newsletter", since, int(most)),))
+            claimed = await store.claim(intake(ref, new, high=await high(store)))
+            if not claimed.stale:
+                await store.record([outcome(only(claimed))])
+                say(left=ref)
+                break
+            say(stale=ref)
+
+
+ACTIONS = {
+    "object": object_,
+    "mail": mail,
+    "fail": fail,
+    "once": once,
+    "hold": hold,
+    "capped": capped,
+}
 
 
 async def main(path: Path, action: str, arguments: list[str]) -> None:
     """Open, act, close."""
     owner = action != "object"
-    store = await open_sqlite(path, instance="a", owner=owner, create=action == "mail")
+    instance = f"p{os.getpid()}" if action == "capped" else "a"
+    store = await open_sqlite(path, instance=instance, owner=owner, create=action == "mail")
     say(opened=action)
     await ACTIONS[action](store, *arguments)  # type: ignore[operator]
     try:

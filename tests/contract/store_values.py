@@ -14,6 +14,7 @@ from proxy.store.model import (
     Outcome,
     Reattempt,
     Result,
+    Room,
     RowFate,
     State,
     Store,
@@ -87,6 +88,7 @@ def row(
     state: State = State.ATTEMPTING,
     marketing: bool = True,
     reply: str = "",
+    room: tuple[Room, ...] = (),
 ) -> NewRow:
     """One recipient's row with the decision that fits its state."""
     decision = {State.ATTEMPTING: ALLOW, State.BLOCKED: BLOCK, State.RETURNED: DEFER}[state]
@@ -101,11 +103,17 @@ def row(
         facts='{"v":1}',
         marketing=marketing,
         reply=reply,
+        room=room,
     )
 
 
 def intake(
-    ref: str, rows: Sequence[NewRow] | NewRow, *, high: int = 0, at: datetime = T0
+    ref: str,
+    rows: Sequence[NewRow] | NewRow,
+    *,
+    high: int = 0,
+    at: datetime = T0,
+    stream: str = "newsletter",
 ) -> Intake:
     """Commit C1 of a submission."""
     return Intake(
@@ -118,7 +126,7 @@ def intake(
             message_id="<1@acme.example>",
             content_hash="00" * 32,
             size=1234,
-            stream="newsletter",
+            stream=stream,
             sender="acme",
             category="marketing",
             mode="enforce",
@@ -158,7 +166,13 @@ def outcome(
     )
 
 
-def again(fate: RowFate, subject: Subject = ANNA, state: State = State.ATTEMPTING) -> Reattempt:
+def again(
+    fate: RowFate,
+    subject: Subject = ANNA,
+    state: State = State.ATTEMPTING,
+    *,
+    room: tuple[Room, ...] = (),
+) -> Reattempt:
     """The same row, decided again."""
     decision = {State.ATTEMPTING: ALLOW, State.BLOCKED: BLOCK, State.RETURNED: DEFER}[state]
     return Reattempt(
@@ -169,6 +183,7 @@ def again(fate: RowFate, subject: Subject = ANNA, state: State = State.ATTEMPTIN
         facts='{"v":2}',
         state=state,
         reply="550 5.7.1 suppressed" if state is State.BLOCKED else "",
+        room=room,
     )
 
 
