@@ -7,12 +7,13 @@ unknown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from proxy.delivery import wire
 from proxy.delivery.channel import BrokenError, Channel, GarbledError, LostError
 from proxy.delivery.handshake import UpstreamLike
+from proxy.envelope import Notices
 from proxy.replies import printable
 from proxy.store.model import Result
 
@@ -28,7 +29,8 @@ class Copy:
 
     `mail_from` (b"" is the null reverse-path) and `recipients` are written verbatim between `<` and
     `>`. `size` is the content in octets, `body_8bit` asks for 8BITMIME (RFC 6152), `smtputf8` for
-    RFC 6531.
+    RFC 6531. `ret` and `envid` are as in `proxy.envelope.Envelope`, `notices` empty or one per
+    recipient; an upstream without DSN is not told them (RFC 3461 section 5.2.2).
     """
 
     mail_from: bytes
@@ -36,6 +38,20 @@ class Copy:
     size: int
     body_8bit: bool
     smtputf8: bool
+    ret: str = ""
+    envid: str = ""
+    notices: tuple[Notices, ...] = ()
+
+    def only(self, wanted: Callable[[bytes], bool]) -> Copy:
+        """The copy for those of its recipients that `wanted` holds for."""
+        kept = [n for n, recipient in enumerate(self.recipients) if wanted(recipient)]
+        if len(kept) == len(self.recipients):
+            return self
+        return replace(
+            self,
+            recipients=tuple(self.recipients[n] for n in kept),
+            notices=tuple(self.notices[n] for n in kept) if self.notices else (),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +137,7 @@ class Session:
         """Write the whole envelope if PIPELINING is offered. Raises `ValueError` (`wire.path`)."""
         tx = self._tx = _Transaction(
             given=[None] * len(copy.recipients),
-            commands=[self._mail(copy), *map(_rcpt, copy.recipients)],
+            commands=[self._mail(copy), *self._rcpts(copy)],
             reset=self._dirty,
             written="PIPELINING" in self.offered,
         )
@@ -203,8 +219,9 @@ class Session:
         if data.code == 354 and taken:
             tx.ready = True
         elif data.code == 354:
-            # RFC 2920 3.1: DATA was accepted without recipients, and is ended by a lone dot.
-            await self._channel.ask(b".\r\n", self._command)
+            # RFC 2920 3.1 would end this by a lone dot; but a server that goes on to 354 after it
+            # refused everybody may count otherwise, and would then deliver an empty mail.
+            self._channel.abort()
         elif data.kind in (4, 5):
             self._decide(tx, data)
         else:
@@ -249,7 +266,21 @@ class Session:
             words.append(b" BODY=8BITMIME")
         if copy.smtputf8 and "SMTPUTF8" in self.offered:
             words.append(b" SMTPUTF8")
+        if copy.ret and "DSN" in self.offered:
+            words.append(wire.parameter("RET", copy.ret))
+        if copy.envid and "DSN" in self.offered:
+            words.append(wire.parameter("ENVID", copy.envid))
         return b"".join((*words, b"\r\n"))
+
+    def _rcpts(self, copy: Copy) -> Iterator[bytes]:
+        for n, recipient in enumerate(copy.recipients):
+            words = [b"RCPT TO:", wire.path(recipient)]
+            said = copy.notices[n] if copy.notices and "DSN" in self.offered else Notices()
+            if said.notify:
+                words.append(wire.parameter("NOTIFY", said.notify))
+            if said.orcpt:
+                words.append(wire.parameter("ORCPT", said.orcpt))
+            yield b"".join((*words, b"\r\n"))
 
     # -- the content -----------------------------------------------------------------------------
 
@@ -310,7 +341,3 @@ class Session:
 def unanswered(result: Result, why: str, stage: str) -> Given:
     """A result without a reply of the upstream, worded as the reply that we would give."""
     return Given(result, 451, printable(f"451 4.4.2 upstream at {stage}: {why}"), stage)
-
-
-def _rcpt(recipient: bytes) -> bytes:
-    return b"RCPT TO:%b\r\n" % wire.path(recipient)

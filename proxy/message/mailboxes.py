@@ -26,14 +26,14 @@ _MAX_DEPTH = 20
 # Kinds of token: space, comment, quoted string, domain literal, text, and the specials one by one.
 _TOKEN = re.compile(
     rb"""(?P<space>[ \t\r\n]++)
-       | (?P<comment>\((?:[^()\\]|\\.)*+\))
-       | (?P<quoted>"(?:[^"\\]|\\.)*+")
+       | (?P<comment>\((?>(?:[^()\\]|\\.)*)\))
+       | (?P<quoted>"(?>(?:[^"\\]|\\.)*)")
        | (?P<literal>\[[^\[\]\\]*+\])
        | (?P<text>[^ \t\r\n()"\\\[\]<>,;:@]++)
        | (?P<special>.)""",
     re.VERBOSE | re.DOTALL,
 )
-_IN_COMMENT = re.compile(rb"(?:[^()\\]|\\.)*+([()])", re.DOTALL)
+_IN_COMMENT = re.compile(rb"(?>(?:[^()\\]|\\.)*)([()])", re.DOTALL)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _SUSPECT_COMMENT = re.compile(rb'[@<>",;:]')
 _QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)

@@ -13,21 +13,21 @@ import re
 from dataclasses import dataclass
 
 # After a tag's name: white space and slashes, and attributes with or without a value.
-_ATTRIBUTES = r"""(?:
-      [\s/]++
-    | (?:[^\s/>=]++|=[^\s/>=]*+)
-      (?:\s*+=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|[^\s>"'][^\s>]*+)?+)?+
-    )*+"""
+_ATTRIBUTES = r"""(?>(?:
+      [\s/]+
+    | (?>[^\s/>=]+|=[^\s/>=]*)
+      (?>(?:\s*=\s*(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^\s>"'][^\s>]*)?)?)
+    )*)"""
 _MARKUP = re.compile(
     rf"""
-      (?P<text>(?:[^<]++|<(?![A-Za-z!?]|/(?!\Z)))++)
+      (?P<text>(?>(?:[^<]+|<(?![A-Za-z!?]|/(?!\Z)))+))
     | <(?P<end>/?)(?P<tag>(?i:a|area|img|template))(?=[\s/>])
       (?P<attributes>{_ATTRIBUTES})(?P<kept>>)
     # Elements whose content is text and not shown as such; their own end tag ends it.
     | <(?P<raw>(?i:script|style|title|textarea|xmp|iframe|noembed|noframes))(?=[\s/>]){_ATTRIBUTES}>
-      [^<]*+(?:<(?!/(?i:(?P=raw))[\s/>])[^<]*+)*+
+      [^<]*+(?>(?:<(?!/(?i:(?P=raw))[\s/>])[^<]*)*)
     | </?(?P<other>[A-Za-z][^\s/>]*+){_ATTRIBUTES}>
-    | <!--(?:-?>|(?:[^-]++|-(?!-!?>))*+(?:--!?>|\Z))
+    | <!--(?:-?>|(?>(?:[^-]+|-(?!-!?>))*)(?:--!?>|\Z))
     | <(?:[!?]|/(?![A-Za-z]))[^>]*+(?:>|\Z)
     # A tag that the end of the document cuts.
     | <.*+
@@ -35,7 +35,7 @@ _MARKUP = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ATTRIBUTE = re.compile(
-    r"""([^\s/>=]++|=[^\s/>=]*+)(?:\s*+=\s*+("[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)|[^\s>"'][^\s>]*+)?+)?+"""
+    r"""([^\s/>=]++|=[^\s/>=]*+)(?>(?:\s*=\s*("[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^\s>"'][^\s>]*)?)?)"""
 )
 # Elements that do not part the words around them.
 _INLINE = frozenset(

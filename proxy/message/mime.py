@@ -23,7 +23,7 @@ _MAX_BOUNDARY = 200
 _TOKEN = rb"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]++"
 _TYPE = re.compile(rb"[ \t]*+(" + _TOKEN + rb")[ \t]*+(?:/[ \t]*+(" + _TOKEN + rb"))?[ \t]*+")
 _PARAMETER = re.compile(
-    rb";[ \t]*+(?:(" + _TOKEN + rb')[ \t]*+=[ \t]*+("(?:[^"\\]|\\.)*+"|[^;" \t]*+)[ \t]*+)?',
+    rb";[ \t]*+(?:(" + _TOKEN + rb')[ \t]*+=[ \t]*+("(?>(?:[^"\\]|\\.)*)"|[^;" \t]*+)[ \t]*+)?',
     re.DOTALL,
 )
 _QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)

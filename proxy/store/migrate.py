@@ -34,7 +34,10 @@ def prepare(path: Path, *, create: bool, check: bool = False) -> None:
     """
     if not path.exists():
         if not create:
-            raise StoreUnavailable(f"{path} does not exist; `sluis serve` makes it at first start")
+            raise StoreUnavailable(
+                f"{path} does not exist; the first `sluis import` or `sluis serve` makes it. If a"
+                " relay ran here before, it and its opt-outs were lost: restore a backup"
+            )
         _create(path)
     with closing(_connect(path)) as db:
         current = _revision(db, path)

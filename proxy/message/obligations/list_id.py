@@ -12,7 +12,7 @@ NAME = b"list-id"
 _MAX_OCTETS = 255
 _ATOM = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _ID = re.compile(
-    rb'(?:"(?:[^"\\]|\\.)*+"|[^<>"])*+<' + _ATOM + rb"(?:\." + _ATOM + rb")+>", re.DOTALL
+    rb'(?>(?:"(?>(?:[^"\\]|\\.)*)"|[^<>"])*)<' + _ATOM + rb"(?:\." + _ATOM + rb")+>", re.DOTALL
 )
 _NOT_ATEXT = re.compile(r"[^A-Za-z0-9_-]")
 

@@ -28,7 +28,7 @@ _MAX_TOKENS = 1_000
 
 _PART = re.compile(
     rb"""(?P<skip>[ \t\r\n,]++)
-       | (?P<comment>\((?:[^()\\]|\\.)*+\))
+       | (?P<comment>\((?>(?:[^()\\]|\\.)*)\))
        | <(?P<uri>[^<>]*+)>""",
     re.VERBOSE | re.DOTALL,
 )
