@@ -137,7 +137,7 @@ async def test_all_recipients_refused_sends_no_content(extensions: Any) -> None:
 
 
 async def test_354_without_recipients_closes_and_delivers_nothing() -> None:
-    """A lone dot would end it (RFC 2920), and be an empty mail where the server counts otherwise."""
+    """A lone dot would end it (RFC 2920), and be an empty mail where the server counts on."""
     tap = Tap()
     async with sink(tap=tap) as server, pool_to(server) as pool:
         server.once("RCPT", PERMANENT)
