@@ -17,11 +17,13 @@ import orjson
 from policy import model
 from policy.address import Address
 from policy.events import fields_of, recipient_from, type_of
-from policy.model import Category, Facts, Message, Purpose, Recipient, SimilarGroup
+from policy.model import Category, Facts, Message, Purpose, Recipient, Sent, SimilarGroup
+from policy.overlay import caps
 from proxy import config
+from proxy.config.overlay import zone
 from proxy.message.control import Control
 from proxy.message.inspect import Shown
-from proxy.store.model import Known
+from proxy.store.model import Known, Room
 
 
 def sender_facts(sender: config.Sender) -> model.Sender:
@@ -36,6 +38,7 @@ def sender_facts(sender: config.Sender) -> model.Sender:
         ),
         lifetimes=dict(sender.lifetimes),
         candidate_countries=tuple(sender.candidate_countries),
+        overlay=sender.overlay,
     )
 
 
@@ -69,6 +72,7 @@ def message_facts(
         visible_recipients=visible_recipients,
         visible_recipients_allowed=stream.visible_recipients != "refuse",
         can_inject=can_inject,
+        overlay=stream.overlay,
     )
 
 
@@ -92,6 +96,7 @@ def assumed_message(
         advertisement_label=True,
         fake_reply=False,
         visible_recipients=1,
+        overlay=stream.overlay,
     )
 
 
@@ -134,9 +139,37 @@ def facts_for(
     recipient: Recipient,
     message: Message,
     known: Known,
+    copy_key: str = "",
 ) -> Facts:
-    """Everything one decision may depend on."""
-    return Facts(at=at, sender=sender, recipient=recipient, message=message, events=known.events)
+    """Everything one decision may depend on.
+
+    What is on its way, or may have arrived, under `copy_key` is this very mail, and not counted.
+    """
+    return Facts(
+        at=at,
+        sender=sender,
+        recipient=recipient,
+        message=message,
+        events=known.events,
+        sent=tuple(
+            Sent(m.stream, m.at) for m in known.mails if m.relayed or m.copy_key != copy_key
+        ),
+        zone=zone(recipient.timezone),
+    )
+
+
+def mails_since(stream: config.Stream, sender: config.Sender, at: datetime) -> datetime | None:
+    """From when on a mail of `stream` at `at` must know what a person had; None where no cap is."""
+    windows = [o.cap.window for o in (stream.overlay, sender.overlay) if o.cap is not None]
+    return at - max(windows) if windows else None
+
+
+def room_for(facts: Facts) -> tuple[Room, ...]:
+    """What the caps ask of the commit that starts this marketing mail."""
+    return tuple(
+        Room(stream=stream, since=facts.at - cap.window, most=cap.most)
+        for stream, cap in caps(facts)
+    )
 
 
 #: The version of what `journal_json` writes; `proxy/recorded.py` reads this and the older ones.
@@ -170,19 +203,18 @@ def journal_json(facts: Facts) -> str:
         }
         for e in facts.events
     ]
-    return orjson.dumps(
-        {
-            "v": RECORD_VERSION,
-            "at": facts.at,
-            "sender": own,
-            "recipient": _known_fields(facts.recipient),
-            "tld": domain.rpartition(".")[2] if "." in domain else "",
-            "message": _known_fields(facts.message),
-            "events": events,
-        },
-        default=_plain,
-        option=orjson.OPT_SORT_KEYS,
-    ).decode()
+    record: dict[str, object] = {
+        "v": RECORD_VERSION,
+        "at": facts.at,
+        "sender": own,
+        "recipient": _known_fields(facts.recipient),
+        "tld": domain.rpartition(".")[2] if "." in domain else "",
+        "message": _known_fields(facts.message),
+        "events": events,
+    }
+    if facts.sent:
+        record["sent"] = [[mail.stream, mail.at] for mail in facts.sent]
+    return orjson.dumps(record, default=_plain, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _known_fields(value: Recipient | Message) -> dict[str, object]:

@@ -81,6 +81,7 @@ def findings(parts: Parts) -> Iterator[Finding]:
     yield from _doubles("credentials", "username", names)
     yield from _api_tokens(parts)
     yield from _delivery(parts)
+    yield from _caps(parts)
     yield from _dkim(parts)
     packs = parts.policy.packs_dir if parts.policy else None
     if packs is not None and not packs.is_dir():
@@ -223,6 +224,9 @@ def _streams(parts: Parts) -> Iterator[Finding]:
         if stream.list_unsubscribe_hosts and stream.list_unsubscribe != "keep":
             remedy = 'set list_unsubscribe = "keep", or remove it'
             yield f"{key}.list_unsubscribe_hosts", "is only used to keep", remedy
+        if stream.quiet_hours is not None and stream.timezone is None:
+            remedy = 'add timezone, such as "Europe/Amsterdam", for recipients of unknown zone'
+            yield f"{key}.timezone", "is not set, and there are quiet_hours", remedy
         if len(set(stream.from_domains)) < len(stream.from_domains):
             yield f"{key}.from_domains", "names a domain twice", "write it once"
         for domain in sorted(set(stream.from_domains)):
@@ -297,6 +301,17 @@ def _api_tokens(parts: Parts) -> Iterator[Finding]:
     for name in ("name", "token_hash"):
         values = [(n, str(getattr(token, name))) for n, token in parts.api_tokens.items()]
         yield from _doubles("api_tokens", name, values)
+
+
+def _caps(parts: Parts) -> Iterator[Finding]:
+    """Mails are counted in the journal: a window cannot reach beyond what is kept."""
+    kept = parts.retention.evidence if parts.retention is not None else timedelta.max
+    tables = [(f"senders.{n}", x.overlay) for n, x in parts.senders.items()]
+    tables += [(f"streams.{n}", x.overlay) for n, x in parts.streams.items()]
+    for key, overlay in tables:
+        if overlay.cap is not None and overlay.cap.window > kept:
+            remedy = "a mail can only be counted while its record is kept"
+            yield f"{key}.max_per_person", "looks back further than retention.evidence", remedy
 
 
 def _delivery(parts: Parts) -> Iterator[Finding]:

@@ -24,7 +24,8 @@ from pydantic import (
     StrictStr,
 )
 
-from policy.model import Category, Purpose, SimilarGroup
+from policy.model import Category, Overlay, Purpose, SimilarGroup
+from proxy.config.overlay import CapText, HoursText, Terms, ZoneName, overlay
 from proxy.config.signing import ALGORITHMS, Algorithm, Covered, Instant, Selector
 from proxy.config.values import (
     BaseUrl,
@@ -213,6 +214,15 @@ class Sender(Table):
     ] = ()
     lifetimes: FrozenCounts = Field(default={}, validate_default=True)
     feedback_id: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{5,15}$")] | None = None
+    max_per_person: CapText | None = None
+    valid_months: Terms = Field(default={}, validate_default=True)
+    blocked_products: tuple[Slug, ...] = ()
+
+    @property
+    def overlay(self) -> Overlay:
+        """What the sender forbids beyond the law."""
+        months = tuple(self.valid_months.items())
+        return overlay(self.max_per_person, None, None, months, self.blocked_products)
 
 
 class Stream(Table):
@@ -238,7 +248,23 @@ class Stream(Table):
     partial: Partial = "accept-and-dsn"
     local_rules_met: Bool | None = None
     headers_8bit: Literal["pass", "refuse"] = "pass"
+    max_per_person: CapText | None = None
+    quiet_hours: HoursText | None = None
+    timezone: ZoneName | None = None
+    valid_months: Terms = Field(default={}, validate_default=True)
+    blocked_products: tuple[Slug, ...] = ()
     lang: Literal["en", "nl", "de", "fr", "es", "it"] = "en"
+
+    @property
+    def overlay(self) -> Overlay:
+        """What the stream forbids beyond the law."""
+        return overlay(
+            self.max_per_person,
+            self.quiet_hours,
+            self.timezone,
+            tuple(self.valid_months.items()),
+            self.blocked_products,
+        )
 
     @property
     def implicit(self) -> bool:
