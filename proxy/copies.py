@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from proxy.config import Upstream
 from proxy.delivery.upstream import Copy
 from proxy.judge import Case, Ruling
 from proxy.keys import Keys
 from proxy.mail import Mail
-from proxy.message.edit import copy_head
+from proxy.message.edit import copy_head, signed
+from proxy.message.sign import Signer, SigningError
 from proxy.store.model import Fate, RowFate, State
 from proxy.tokens import OptOut, seal
 
 #: What our own fields add to a copy at most, in octets; used for SIZE= before the copy is made.
-_HEAD_ROOM = 4096
+_HEAD_ROOM = 6144
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,10 @@ class Outgoing:
             smtputf8=envelope.smtputf8 or any(case.address.utf8 for case in self.cases),
         )
 
-    def parts(self) -> list[bytes | memoryview]:
-        """Header block and body; what is not edited are the client's own bytes."""
+    async def parts(self, signer: Signer, upstream: Upstream) -> list[bytes | memoryview]:
+        """Header block and body as this upstream gets them; what is not edited are the client's own
+        bytes. Raises `FoldError` and `SigningError`.
+        """
         mail, case = self.mail, self.cases[0]
         token = recipient = ""
         if mail.per_recipient:
@@ -69,6 +73,17 @@ class Outgoing:
             footer=mail.enforced and mail.stream.footer == "auto",
             own_tokens=[t for t, address in mail.owners.items() if address == recipient],
         )
+        if plan.signs(recipient):
+            if mail.signing is None:
+                raise SigningError("a copy that must be signed has no key")
+            fields = await signer.sign(
+                mail.signing,
+                head,
+                body,
+                algorithms=upstream.dkim_keys,
+                omit=upstream.dkim_omit,
+            )
+            head = signed(plan, head, fields)
         return [head, *body]
 
     def _duties(self) -> frozenset[str]:

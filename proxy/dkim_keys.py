@@ -63,6 +63,11 @@ class KeyRing:
                 return self._newest(active)
         return ()
 
+    def own(self, sender: str) -> frozenset[tuple[str, str]]:
+        """(domain, selector) of all keys of a sender, in force or not."""
+        by_domain = self._entries.get(sender, {})
+        return frozenset((e.domain, e.selector) for entries in by_domain.values() for e in entries)
+
     def named(self, sender: str, domain: str, selector: str) -> Key | None:
         """The key of that record name, in force or not, if it is this sender's.
 

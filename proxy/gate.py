@@ -35,6 +35,8 @@ from proxy.feedback.mailto import tokens_in
 from proxy.judge import Judge, Ruling
 from proxy.keys import Keys
 from proxy.mail import Mail, Reader
+from proxy.message.fold import FoldError
+from proxy.message.sign import Signer, SigningError
 from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault
 from proxy.store.model import Fate, Outcome, Reattempt, Result, RowFate, State, Store
@@ -91,6 +93,8 @@ class Gate:
         self._monotonic = monotonic
         self._reader = Reader(settings, keys=keys, instance=instance, clock=clock)
         self._judge = Judge(settings, keys=keys, packs=packs, telemetry=telemetry, clock=clock)
+        self._signer = Signer()
+        self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
         self._live: dict[str, asyncio.Future[Result]] = {}
         self._tasks: set[asyncio.Task[Reply]] = set()
 
@@ -286,6 +290,7 @@ class Gate:
                     connection = await held.enter_async_context(self._pool.connection())
                     connection.begin(send.copy)
                 await connection.envelope()
+                parts = await self._parts(send, connection)
                 hold = self._settings.delivery.attempt_hold.total_seconds()
                 if self._monotonic() - committed_at > hold:
                     # The decision has grown old before the dot: it is taken again (delivery.md 7).
@@ -297,8 +302,15 @@ class Gate:
                         return
                     if kept.copy != send.copy:
                         connection.begin(kept.copy)
+                        await connection.envelope()
+                        parts = await self._parts(kept, connection)
                     send = kept
-                given = await connection.finish(send.parts())
+                given = await connection.finish(parts)
+            except (FoldError, SigningError) as error:  # before any of the content was written
+                log.incident(ref=mail.ref, error=error)
+                given = [
+                    Given(Result.UNSENT, 451, str(our_fault(mail.ref)), "local") for _ in send.cases
+                ]
             except UpstreamUnavailable as error:
                 reply = f"451 4.4.1 {error}"
                 given = [Given(Result.UNSENT, 451, reply, "connect")] * len(send.cases)
@@ -314,6 +326,11 @@ class Gate:
             if not future.done():
                 future.set_result(one.result)
             results[case.n] = Ending(_END[one.result], one.reply, mail.ref)
+
+    async def _parts(self, send: Outgoing, connection: Connection) -> list[bytes | memoryview]:
+        """The bytes of a copy, signed as the upstream that it goes to wants them."""
+        upstream = self._upstreams.get(connection.name, self._settings.upstreams[0])
+        return await send.parts(self._signer, upstream)
 
     async def _decide_again(
         self, mail: Mail, send: Outgoing

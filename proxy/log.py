@@ -376,6 +376,11 @@ def store_failed(*, ref: str, operation: str, error: str) -> None:
     )
 
 
+def signing_failed(*, ref: str, error: str) -> None:
+    """A DKIM key could not be used; the client heard 451, nothing leaves unsigned."""
+    _limited("error", "signing.failed", (_short(error),), _REFUSALS, ref=ref, error=error)
+
+
 def upstream_failed(*, ref: str, error: str, upstream: str = "") -> None:
     """No upstream, or this one, could be used; the client heard 451."""
     _limited(

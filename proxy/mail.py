@@ -17,14 +17,16 @@ from policy.address import Address
 from policy.model import Category, Unsubscribe
 from proxy import log
 from proxy.config import Credential, Listener, Settings, Stream
+from proxy.dkim_keys import KeyRing
 from proxy.envelope import Envelope
-from proxy.errors import TokenError
+from proxy.errors import KeysError, TokenError
 from proxy.keys import Keys
 from proxy.message import header as headers
 from proxy.message.body import BodyPlan, plan_body, untouched
+from proxy.message.canonical import BodyHash
 from proxy.message.classify import Class, Signals, Unclassified, certain_stream, classify
 from proxy.message.control import Control, ControlError, control
-from proxy.message.dkim import ARC, DKIM, broken_by
+from proxy.message.dkim import ARC, DKIM, Aligned, Signature, broken_by, signatures
 from proxy.message.edit import EditPlan, Publication, Site, plan
 from proxy.message.fold import FoldError
 from proxy.message.footer import Brand
@@ -33,6 +35,7 @@ from proxy.message.inspect import ANYONE, Shown, Wanted, inspect
 from proxy.message.obligations.list_unsubscribe import Mode
 from proxy.message.promotion import SIGNS, score
 from proxy.message.received import after_trace, check_loop
+from proxy.message.sign import Signing, holds
 from proxy.message.visible import count_visible
 from proxy.replies import Reply, our_fault
 from proxy.tokens import OptOut, seal
@@ -60,7 +63,8 @@ class Mail:
     None where no duty is owed; `owners` maps the tokens of our links in it to the addresses they
     were sealed for, `holders` are those for whom they meet the duty. `body` holds the edits of the
     body, `plan` those of the header where it stays as it is, `edited` where it does not.
-    `promotion` tells that transactional mail is declared promotional or counts as it.
+    `promotion` tells that transactional mail is declared promotional or counts as it. `signing` has
+    the keys for the copies that the plans want signed.
     """
 
     envelope: Envelope
@@ -84,6 +88,7 @@ class Mail:
     body: BodyPlan
     plan: EditPlan
     edited: EditPlan
+    signing: Signing | None
 
     @property
     def ref(self) -> str:
@@ -125,13 +130,9 @@ class Reader:
         keys: Keys,
         instance: str,
         clock: Callable[[], datetime],
-        has_aligned_key: Callable[[Header, Stream], bool] = lambda header, stream: False,
     ) -> None:
-        """`has_aligned_key` tells whether a signature of ours can stand in for one that an edit
-        breaks.
-        """
-        self._has_aligned_key = has_aligned_key
         self._settings = settings
+        self._ring = KeyRing(settings)
         self._keys = keys
         self._clock = clock
         self._site = Site(
@@ -181,6 +182,13 @@ class Reader:
 
     async def read(self, envelope: Envelope, content: bytes) -> Mail | Reply:
         """The message, or the reply that refuses it."""
+        try:
+            return await self._read(envelope, content)
+        except KeysError as error:
+            log.signing_failed(ref=envelope.ref, error=str(error))
+            return our_fault(envelope.ref)
+
+    async def _read(self, envelope: Envelope, content: bytes) -> Mail | Reply:
         limits = self._settings.limits
         try:
             header = headers.index(
@@ -206,11 +214,14 @@ class Reader:
             return refused_
         marketing = found.category is Category.MARKETING
         enforced = marketing and found.stream.mode == "enforce"
+        signing = self._signing(header, found.stream) if enforced else None
         promotion, notes = await self._promotion(content, header, found)
         shown = None
         body = untouched(content, header)
         if marketing or promotion:
-            shown, body = await self._look(envelope, content, header, recipients, found)
+            shown, body = await self._look(
+                envelope, content, header, recipients, found, signed_again=signing is not None
+            )
             if ANYONE in shown.own_tokens and body.placeholders:
                 shown = shown.for_holder()
             if body.refused is not None:
@@ -224,7 +235,11 @@ class Reader:
             if (lacks := _lacks(shown, all_hold)) is not None:
                 return lacks
         visible = count_visible(header) if marketing or promotion else None
-        edits = self._plan(envelope, header, controls, found, body, visible)
+        edits = await self._plan(envelope, header, controls, found, body, visible, signing)
+        if isinstance(edits, Reply) and edits.code == 550 and _may_be_signed(header, found):
+            # Other mail is signed only where a field that no copy keeps was covered.
+            signing = signing or self._signing(header, found.stream)
+            edits = await self._plan(envelope, header, controls, found, body, visible, signing)
         if isinstance(edits, Reply):
             return edits
         mail = Mail(
@@ -249,6 +264,7 @@ class Reader:
             body=body,
             plan=edits[0],
             edited=edits[1],
+            signing=signing,
         )
         log.message_received(
             ref=envelope.ref,
@@ -329,6 +345,8 @@ class Reader:
         header: Header,
         recipients: tuple[Address, ...],
         found: Class,
+        *,
+        signed_again: bool,
     ) -> tuple[Shown, BodyPlan]:
         """What the displayed parts show, and what may be done to them."""
         stream = found.stream
@@ -336,7 +354,7 @@ class Reader:
         wanted = self._wanted[sender.id]
         marketing = found.category is Category.MARKETING
         signed_by = ""
-        if not self._has_aligned_key(header, stream):
+        if not signed_again:
             signed_by = next((b.d or "?" for b in broken_by(header, body_edited=True)), "")
         longest = len(wanted.own_url) + max(
             (
@@ -365,7 +383,32 @@ class Reader:
             return await asyncio.to_thread(look)
         return look()
 
-    def _plan(
+    def _signing(self, header: Header, stream: Stream) -> Signing | None:
+        """Our keys for a mail, None where we hold none for its From domain. Raises `KeysError`."""
+        now = self._clock()
+        keys = self._ring.aligned(stream.sender, headers.from_domain(header) or "", now)
+        return Signing(keys, now) if keys else None
+
+    async def _aligned(
+        self, header: Header, body: memoryview, stream: Stream, signing: Signing
+    ) -> Aligned:
+        """What planning needs to know of our keys; a signature that names one is verified."""
+        own = self._ring.own(stream.sender)
+        digest = b""
+        if any((s.d, s.s) in own for s in signatures(header)):
+            hasher = BodyHash()
+            if len(body) > _LARGE_TO_INSPECT:
+                digest = await asyncio.to_thread(hasher.digest, [body])
+            else:
+                digest = hasher.digest([body])
+
+        def sound(signature: Signature) -> bool:
+            key = self._ring.named(stream.sender, signature.d, signature.s)
+            return key is not None and holds(header, signature.field, key, digest)
+
+        return Aligned(signing.keys[0].domain, own, sound)
+
+    async def _plan(
         self,
         envelope: Envelope,
         header: Header,
@@ -373,6 +416,7 @@ class Reader:
         found: Class,
         body: BodyPlan,
         visible: int | None,
+        signing: Signing | None,
     ) -> tuple[EditPlan, EditPlan] | Reply:
         """The edits of the header: with the body as it came, and with another one."""
         stream = found.stream
@@ -389,6 +433,10 @@ class Reader:
                 unsubscribe=Mode(stream.list_unsubscribe),
                 unsubscribe_hosts=frozenset(stream.list_unsubscribe_hosts),
             )
+        aligned = None
+        if signing is not None:
+            came = memoryview(body.content)[body.start :]
+            aligned = await self._aligned(header, came, stream, signing)
         rewrite = publication is not None and stream.visible_recipients == "rewrite"
 
         def planned(*, body_edited: bool) -> EditPlan:
@@ -404,6 +452,7 @@ class Reader:
                 own=lambda token: self._own_address(token, stream),
                 rewrite_to=rewrite and visible is not None and visible > 1,
                 body_edited=body_edited,
+                aligned=aligned,
             )
 
         try:
@@ -514,6 +563,11 @@ def _lacks(shown: Shown, all_hold: bool) -> Reply | None:
     if shown.unsubscribe is not Unsubscribe.LINK and not all_hold:
         return Reply(550, "5.7.1", f"no-unsubscribe: {why}")
     return None
+
+
+def _may_be_signed(header: Header, found: Class) -> bool:
+    """Whether verifiers would read this block as we do; of a bounce nothing is touched."""
+    return not found.null and header.complete and headers.check_marketing(header) is None
 
 
 def _not_authorised(why: str) -> Reply:

@@ -86,6 +86,12 @@ def broken_by(
     return [_named(signature, verdict) for signature, verdict in found]
 
 
+def tags(header: Header, field: Field) -> dict[str, str]:
+    """The tags of a signature, white space removed; empty where it is no tag list."""
+    found = _tags(header.value(field))
+    return {n.decode("ascii"): text.decode("ascii", "replace") for n, text in found.items()}
+
+
 def oversigned(header: Header, name: bytes) -> bool:
     """Whether a well-formed signature forbids adding a field of this lower-case name."""
     return any(

@@ -10,20 +10,24 @@ import asyncio
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from proxy.config.signing import ALGORITHMS, Algorithm, PrivateKey, algorithm_of
 from proxy.errors import SluisError
+from proxy.message import dkim
 from proxy.message.canonical import BodyHash, Piece, relaxed_field
 from proxy.message.fold import MAX_LINE, WIDTH
-from proxy.message.header import Header, index
+from proxy.message.header import Field, Header, index
 
 #: Covered, and one more of them would break the signature: what readers see, and our one-click.
 OVERSIGNED = (
@@ -41,6 +45,7 @@ COVERED = frozenset((*OVERSIGNED, *SIGNED))
 #: Body octets above which even the hash is made off the event loop.
 _LARGE = 1 << 18
 _B_WIDTH = 72
+_B_VALUE = re.compile(rb"((?:^|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
 _MAX_FIELDS = 1_050  # what a client may send, and ours
 
 
@@ -159,6 +164,40 @@ def hashed(header: Header, names: Sequence[bytes]) -> bytes:
             pieces.append(relaxed_field(name, value) + b"\r\n")
         taken[name] = used + 1
     return b"".join(pieces)
+
+
+def holds(header: Header, field: Field, key: Key, digest: bytes) -> bool:
+    """Whether a signature that says to be of this key is one that we made and that is sound.
+
+    `digest` is the relaxed hash of the body. Others than ours (another canonical form, `l=`) do not
+    count.
+    """
+    found = dkim.tags(header, field)
+    try:
+        made = base64.b64decode(found.get("b", ""), validate=True)
+        body = base64.b64decode(found.get("bh", ""), validate=True)
+    except ValueError:
+        return False
+    names = [name.lower().encode() for name in found.get("h", "").split(":")]
+    if (
+        "l" in found
+        or found.get("a") != f"{key.algorithm}-sha256"
+        or found.get("c") != "relaxed/relaxed"
+        or body != digest
+        or b"from" not in names
+    ):
+        return False
+    value = _B_VALUE.sub(rb"\1", header.raw[field.value_start : field.end])
+    data = hashed(header, names) + relaxed_field(field.name, value)
+    public = key.private.public_key()
+    try:
+        if isinstance(public, RSAPublicKey):
+            public.verify(made, data, PKCS1v15(), SHA256())
+        else:
+            public.verify(made, hashlib.sha256(data).digest())
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _value(key: PrivateKey, data: bytes) -> bytes:
