@@ -173,6 +173,7 @@ async def running(
             )
         finally:
             health.draining = True
+            telemetry.health(ready=False, degraded=len(health.degraded))
             await _drain(listeners, gate, settings.server.drain_timeout.total_seconds())
             for task in background:
                 task.cancel()
@@ -222,6 +223,7 @@ async def _pulse(health: Health, store: Store, pool: Pool, telemetry: Telemetry)
         up = pool.up()
         degraded |= {f"upstream {name}" for name, is_up in up.items() if not is_up}
         health.degraded = degraded
+        telemetry.health(health.ready()[0], len(degraded))
         due = loop.time() + _PULSE
         await asyncio.sleep(_PULSE)
         telemetry.loop_lag(max(0.0, loop.time() - due))

@@ -188,6 +188,8 @@ class Telemetry:
         self._loop_lag = self._gauge(
             "event_loop_lag_seconds", "How late the event loop ran its last timer."
         )
+        self._ready = self._gauge("ready", "Whether /readyz answers 200.")
+        self._degraded = self._gauge("degraded", "How many parts /readyz names as degraded.")
         up = self._gauge("upstream_up", "Whether the upstream can be reached.", ("upstream",))
         self._up = {name: up.labels(name) for name in self._upstreams}
         if len(settings.upstreams) > _NAMED:
@@ -398,6 +400,11 @@ class Telemetry:
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop was."""
         self._loop_lag.set(seconds)
+
+    def health(self, ready: bool, degraded: int) -> None:
+        """What `/readyz` says: whether traffic may come, and how many parts are impaired."""
+        self._ready.set(int(ready))
+        self._degraded.set(degraded)
 
     def packs(self, packs: Iterable[PackLike]) -> None:
         """The packs in use from now on; their jurisdictions get children at zero."""

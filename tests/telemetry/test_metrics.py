@@ -268,6 +268,7 @@ def test_events_are_counted_where_they_belong(tmp_path: Path) -> None:
     metrics.outbox({"held": 1}, 12.5)
     metrics.upstream("relay0.acme.example:25", False)
     metrics.loop_lag(0.5)
+    metrics.health(ready=True, degraded=2)
     want = {
         ("decisions_total", ("stream", "s0"), ("verdict", "block"), ("reason", "suppressed")): 1,
         ("decisions_by_jurisdiction_total", ("jurisdiction", "nl"), ("verdict", "block")): 1,
@@ -297,6 +298,8 @@ def test_events_are_counted_where_they_belong(tmp_path: Path) -> None:
         ("outbox_oldest_seconds",): 12.5,
         ("upstream_up", ("upstream", "relay0.acme.example:25")): 0,
         ("event_loop_lag_seconds",): 0.5,
+        ("ready",): 1,
+        ("degraded",): 2,
         ("pack_info", ("pack", "nl"), ("version", "2026.11"), ("digest", "abcdef12")): 1,
     }
     samples = scrape(metrics)
