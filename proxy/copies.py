@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from proxy.config import Upstream
 from proxy.delivery.upstream import Copy
+from proxy.envelope import Notices
 from proxy.judge import Case, Ruling
 from proxy.keys import Keys
 from proxy.mail import Mail
@@ -44,6 +45,11 @@ class Outgoing:
             size=len(self.mail.content) + _HEAD_ROOM + self.mail.body.room,
             body_8bit=envelope.body_8bit or not self.mail.content.isascii(),
             smtputf8=envelope.smtputf8 or any(case.address.utf8 for case in self.cases),
+            ret=envelope.ret,
+            envid=envelope.envid,
+            notices=tuple(
+                envelope.notices.get(case.address.exact, Notices()) for case in self.cases
+            ),
         )
 
     async def parts(self, signer: Signer, upstream: Upstream) -> list[bytes | memoryview]:

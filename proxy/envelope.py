@@ -38,12 +38,27 @@ class Submitter:
         return bool(self.credential or self.network)
 
 
+@dataclass(frozen=True, slots=True)
+class Notices:
+    """What the client wants to hear about one recipient (RFC 3461 section 4).
+
+    `notify` is `NEVER` or a list such as `SUCCESS,FAILURE`, `orcpt` the original recipient as typed
+    (`rfc822;anna+40example.nl`); "" where it said nothing.
+    """
+
+    notify: str = ""
+    orcpt: str = ""
+
+
 @dataclass(slots=True, kw_only=True)
 class Envelope:
     """One mail transaction as the client gave it (RFC 5321 3.3).
 
     `mail_from` is None for the null reverse-path. `body_8bit` is BODY=8BITMIME, `smtputf8` RFC
-    6531. `ref` names the transaction in replies, journal and log.
+    6531. `ref` names the transaction in replies, journal and log. For notices about the mail (RFC
+    3461) `ret` is `FULL`, `HDRS` or "", `envid` the client's name for the mail as typed (xtext),
+    and `notices` has an entry, by `Address.exact`, for each recipient about whom the client said
+    something.
     """
 
     submitter: Submitter
@@ -54,3 +69,6 @@ class Envelope:
     body_8bit: bool = False
     smtputf8: bool = False
     declared_size: int = 0
+    ret: str = ""
+    envid: str = ""
+    notices: dict[str, Notices] = field(default_factory=dict)

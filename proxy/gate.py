@@ -104,6 +104,10 @@ class Gate:
         """MAIL FROM: a credential may only use its own domains. None accepts."""
         return self._reader.refuse_mail_from(envelope)
 
+    def relays_notices(self) -> bool:
+        """Whether what a client wants to be told (DSN) reaches the upstream, as far as is known."""
+        return self._pool.offers("DSN")
+
     def accepts_from_strangers(self, recipient: Address) -> bool:
         """Whether anyone may write to `recipient`: only the address that takes opt-outs by mail."""
         domain = self._settings.feedback.domain

@@ -54,6 +54,7 @@ class Endpoint:
         self._closed = False
         self._reaper: asyncio.TimerHandle | None = None
         self.why = "not tried"
+        self.offered: frozenset[str] | None = None  # in reply to its last EHLO
 
     @property
     def name(self) -> str:
@@ -95,6 +96,7 @@ class Endpoint:
             self._failed(str(error))
             raise
         self._failures = 0
+        self.offered = frozenset(offered)
         self._tell(True)
         return Session(channel, offered, self._upstream)
 

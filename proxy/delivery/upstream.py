@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 
 from proxy.delivery import wire
 from proxy.delivery.endpoint import Endpoint, UpstreamEvents
@@ -48,6 +47,11 @@ class Pool:
     def up(self) -> dict[str, bool]:
         """Which upstreams can be reached, as far as is known; one never tried counts as up."""
         return {e.name: e.up for e in self._endpoints}
+
+    def offers(self, extension: str) -> bool:
+        """Whether every upstream that was reached said that it has `extension`, and one was."""
+        heard = [e.offered for e in self._endpoints if e.offered is not None]
+        return bool(heard) and all(extension in offered for offered in heard)
 
     async def close(self) -> None:
         """End the session of every connection not in use; the others when they come back."""
@@ -115,11 +119,10 @@ class Connection:
             raise RuntimeError("the transaction before has neither finished nor been abandoned")
         if self._released:
             raise RuntimeError("the connection has been given back")
-        recipients = tuple(filter(wire.unambiguous, copy.recipients))
         for address in (copy.mail_from, *copy.recipients):
             wire.refuse_controls(address)
         self._asked = copy
-        self._copy = replace(copy, recipients=recipients) if recipients != copy.recipients else copy
+        self._copy = copy.only(wire.unambiguous)
         self._fate, self._begun = None, False
         if self._session.usable:
             self._start()

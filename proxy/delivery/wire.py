@@ -145,6 +145,14 @@ def path(address: bytes) -> bytes:
     return b"<%b>" % address
 
 
+def parameter(keyword: str, value: str) -> bytes:
+    """` KEYWORD=value`. Raises `ValueError` where it would end or alter the command."""
+    octets = value.encode("utf-8")
+    if re.search(rb"[\x00-\x20\x7f=]", octets):
+        raise ValueError(f"{keyword} with a control character, a space or =")
+    return b" %b=%b" % (keyword.encode("ascii"), octets)
+
+
 class Stuffer:
     """Dot-stuffing (RFC 5321 4.5.2) of content cut into parts anywhere; nothing else changes."""
 

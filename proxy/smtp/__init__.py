@@ -27,6 +27,10 @@ class Gate(Protocol):
         """MAIL, with `mail_from`, options and submitter filled in."""
         ...
 
+    def relays_notices(self) -> bool:
+        """Whether DSN (RFC 3461) may be offered: what a client asks for reaches the upstream."""
+        ...
+
     def accepts_from_strangers(self, recipient: Address) -> bool:
         """Whether a client that may not relay may write to `recipient`; asked before `admit`."""
         ...

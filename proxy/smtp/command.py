@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from policy.address import Address, AddressError, parse
+from proxy.envelope import Notices
 from proxy.replies import Reply, bad_address
 from proxy.smtp import replies
 
 # Between the brackets anything but an unquoted ">": the address parser judges it.
 _PATH = re.compile(rb'<((?:"(?:[^"\\]|\\.)*"|[^">])*)>', re.DOTALL)
 _PARAMETER = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
+_PARAMETER_8BIT = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\x80-\xff]+))?")
 _SIZE = re.compile(rb"[0-9]{1,20}")  # RFC 1870 section 4
 _NAME = re.compile(
     r"(?=.{1,255}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -25,15 +27,39 @@ _NAME = re.compile(
 )
 _BODIES = {b"7BIT": False, b"8BITMIME": True}
 
+# RFC 3461 section 4: an xtext, and `addr-type ";" xtext`. An ENVID is at most 100 octets, an ORCPT
+# 500, as typed.
+_XTEXT = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
+_ORCPT = re.compile(rb"[A-Za-z0-9-]{1,64};(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
+_ORCPT_UTF8 = re.compile(
+    r"utf-8;(?:[^\x00- =+\x7f-\x9f\\]|\\x\{[0-9A-Fa-f]{2,6}\})+", re.IGNORECASE
+)
+_ENVID_MAX = 100
+_ORCPT_MAX = 500
+_NOTIFY = (b"SUCCESS", b"FAILURE", b"DELAY")
+
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """MAIL FROM. `sender` is None for the null reverse-path; `size` 0 when not declared."""
+    """MAIL FROM. `sender` is None for the null reverse-path; `size` 0 when not declared.
+
+    `ret` and `envid` are as in `proxy.envelope.Envelope`.
+    """
 
     sender: Address | None
-    size: int
-    body_8bit: bool
-    smtputf8: bool
+    size: int = 0
+    body_8bit: bool = False
+    smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rcpt:
+    """RCPT TO."""
+
+    recipient: Address
+    notices: Notices
 
 
 def split(line: bytes) -> tuple[bytes, bytes]:
@@ -43,9 +69,15 @@ def split(line: bytes) -> tuple[bytes, bytes]:
 
 
 def read_mail(
-    argument: bytes, *, extended: bool, size_limit: int, subaddress: Mapping[str, str]
+    argument: bytes,
+    *,
+    extended: bool,
+    notices: bool,
+    size_limit: int,
+    subaddress: Mapping[str, str],
 ) -> Mail | Reply:
-    """`FROM:<reverse-path>` with SIZE, BODY, SMTPUTF8 and AUTH (RFC 1870, 6152, 6531, 4954)."""
+    """`FROM:<reverse-path>` with SIZE, BODY, SMTPUTF8 and AUTH (RFC 1870, 6152, 6531, 4954), with
+    `notices` also RET and ENVID (RFC 3461)."""
     found = _path(argument, b"FROM:", replies.MAIL_SYNTAX)
     if isinstance(found, Reply):
         return found
@@ -55,55 +87,51 @@ def read_mail(
         return replies.PARAMETER_SYNTAX
     if parameters and not extended:
         return replies.UNKNOWN_PARAMETER
-    size, body_8bit, smtputf8 = 0, False, False
-    for key, value in parameters.items():
-        if key == b"SIZE":
-            if value is None or _SIZE.fullmatch(value) is None:
-                return replies.PARAMETER_SYNTAX
-            size = int(value)
-        elif key == b"BODY":
-            if value is None or value.upper() not in _BODIES:
-                return replies.PARAMETER_SYNTAX
-            body_8bit = _BODIES[value.upper()]
-        elif key == b"SMTPUTF8":
-            if value is not None:
-                return replies.PARAMETER_SYNTAX
-            smtputf8 = True
-        elif key == b"AUTH":
-            # Who submitted it elsewhere (RFC 4954 section 5) is no fact of ours: accepted, not
-            # used.
-            if value is None:
-                return replies.PARAMETER_SYNTAX
-        else:
-            return replies.UNKNOWN_PARAMETER
+    known = _MAIL_PARAMETERS.keys() if notices else _MAIL_PARAMETERS.keys() - _DSN_PARAMETERS
+    if not parameters.keys() <= known:
+        return replies.UNKNOWN_PARAMETER
+    if not all(_MAIL_PARAMETERS[key](value) for key, value in parameters.items()):
+        return replies.PARAMETER_SYNTAX
+    size = int(parameters.get(b"SIZE") or b"0")
+    smtputf8 = b"SMTPUTF8" in parameters
     if size > size_limit:
         return replies.DECLARED_TOO_BIG
-    if not path:
-        return Mail(None, size, body_8bit, smtputf8)
-    try:
-        sender = parse(path, smtputf8=smtputf8, subaddress=subaddress)
-    except AddressError as error:
-        return bad_address(str(error), error.enhanced)
-    return Mail(sender, size, body_8bit, smtputf8)
+    sender = _mailbox(path, smtputf8=smtputf8, subaddress=subaddress) if path else None
+    if isinstance(sender, Reply):
+        return sender
+    return Mail(
+        sender,
+        size=size,
+        body_8bit=_BODIES[(parameters.get(b"BODY") or b"7BIT").upper()],
+        smtputf8=smtputf8,
+        ret=(parameters.get(b"RET") or b"").upper().decode("ascii"),
+        envid=(parameters.get(b"ENVID") or b"").decode("ascii"),
+    )
 
 
-def read_rcpt(argument: bytes, *, smtputf8: bool, subaddress: Mapping[str, str]) -> Address | Reply:
-    """`TO:<forward-path>`; no parameter is offered (no DSN)."""
+def read_rcpt(
+    argument: bytes, *, notices: bool, smtputf8: bool, subaddress: Mapping[str, str]
+) -> Rcpt | Reply:
+    """`TO:<forward-path>`; with `notices` also NOTIFY and ORCPT (RFC 3461)."""
     found = _path(argument, b"TO:", replies.RCPT_SYNTAX)
     if isinstance(found, Reply):
         return found
     path, rest = found
-    parameters = _parameters(rest)
+    parameters = _parameters(rest, octets_8bit=smtputf8)
     if parameters is None:
         return replies.PARAMETER_SYNTAX
-    if parameters:
+    if not parameters.keys() <= ({b"NOTIFY", b"ORCPT"} if notices else set()):
         return replies.UNKNOWN_PARAMETER
+    notify = _notify(parameters[b"NOTIFY"]) if b"NOTIFY" in parameters else ""
+    orcpt = _orcpt(parameters[b"ORCPT"], smtputf8=smtputf8) if b"ORCPT" in parameters else ""
+    if notify is None or orcpt is None:
+        return replies.PARAMETER_SYNTAX
     if not path:
         return replies.NULL_RECIPIENT
-    try:
-        return parse(path, smtputf8=smtputf8, subaddress=subaddress)
-    except AddressError as error:
-        return bad_address(str(error), error.enhanced)
+    recipient = _mailbox(path, smtputf8=smtputf8, subaddress=subaddress)
+    if isinstance(recipient, Reply):
+        return recipient
+    return Rcpt(recipient, Notices(notify, orcpt))
 
 
 def client_name(argument: bytes) -> str:
@@ -138,13 +166,20 @@ def _path(argument: bytes, keyword: bytes, syntax: Reply) -> tuple[bytes, bytes]
     return found[1], rest
 
 
-def _parameters(rest: bytes) -> dict[bytes, bytes | None] | None:
+def _mailbox(path: bytes, *, smtputf8: bool, subaddress: Mapping[str, str]) -> Address | Reply:
+    try:
+        return parse(path, smtputf8=smtputf8, subaddress=subaddress)
+    except AddressError as error:
+        return bad_address(str(error), error.enhanced)
+
+
+def _parameters(rest: bytes, *, octets_8bit: bool = False) -> dict[bytes, bytes | None] | None:
     """Keywords in capitals with their values as typed; None if malformed or given twice."""
     result: dict[bytes, bytes | None] = {}
     for word in rest.split(b" "):
         if not word:
             continue
-        found = _PARAMETER.fullmatch(word)
+        found = (_PARAMETER_8BIT if octets_8bit else _PARAMETER).fullmatch(word)
         if found is None:
             return None
         key = found[1].upper()
@@ -152,3 +187,46 @@ def _parameters(rest: bytes) -> dict[bytes, bytes | None] | None:
             return None
         result[key] = found[2]
     return result
+
+
+def _is_size(value: bytes | None) -> bool:
+    return value is not None and _SIZE.fullmatch(value) is not None
+
+
+def _is_envid(value: bytes | None) -> bool:
+    return value is not None and len(value) <= _ENVID_MAX and _XTEXT.fullmatch(value) is not None
+
+
+# What a parameter of MAIL may be. Who submitted a mail elsewhere (AUTH=, RFC 4954 section 5) is no
+# fact of ours: accepted, not used.
+_MAIL_PARAMETERS: Mapping[bytes, Callable[[bytes | None], bool]] = {
+    b"SIZE": _is_size,
+    b"BODY": lambda value: value is not None and value.upper() in _BODIES,
+    b"SMTPUTF8": lambda value: value is None,
+    b"AUTH": lambda value: value is not None,
+    b"RET": lambda value: value is not None and value.upper() in (b"FULL", b"HDRS"),
+    b"ENVID": _is_envid,
+}
+_DSN_PARAMETERS = {b"RET", b"ENVID"}
+
+
+def _notify(value: bytes | None) -> str | None:
+    """`NEVER`, or a list of events; None for anything else (RFC 3461 section 4.1)."""
+    words = (value or b"").upper().split(b",")
+    events = [word for word in _NOTIFY if word in words]
+    if words != [b"NEVER"] and (len(events) != len(words) or not events):
+        return None
+    return b",".join(words).decode("ascii")
+
+
+def _orcpt(value: bytes | None, *, smtputf8: bool) -> str | None:
+    """The original recipient as typed (RFC 3461 section 4.2; with SMTPUTF8 RFC 6533 section 3)."""
+    if value is None or len(value) > _ORCPT_MAX:
+        return None
+    if _ORCPT.fullmatch(value) is not None:
+        return value.decode("ascii")
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return text if smtputf8 and _ORCPT_UTF8.fullmatch(text) is not None else None

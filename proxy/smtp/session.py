@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from proxy import log
-from proxy.envelope import Envelope, Submitter
+from proxy.envelope import Envelope, Notices, Submitter
 from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault
 from proxy.smtp import auth, command, replies
@@ -49,7 +49,7 @@ class Session:
         self._idle_left = IDLE_COMMANDS
         self._auth_left = AUTH_FAILURES
         self._helo = self._user = ""
-        self._extended = False
+        self._extended = self._notices = False
         self._transaction: Transaction | None = None
         self._verb = "connect"
         self._over = self._draining = False
@@ -170,6 +170,7 @@ class Session:
         self._transaction = None
         self._helo = command.client_name(argument)
         self._extended = extended
+        self._notices = extended and self._desk.gate.relays_notices()
         if extended:
             self._wire.say(replies.extensions(self._hostname, self._offers()))
         else:
@@ -183,7 +184,13 @@ class Session:
             "8BITMIME",
             "SMTPUTF8",
             "ENHANCEDSTATUSCODES",
+            # RFC 9422: so that a client splits its mail before it is told to.
+            f"LIMITS MAILMAX={self._limits.messages_per_connection}"
+            f" RCPTMAX={self._limits.recipients}",
         ]
+        if self._notices:
+            # Where it does not, a client that wants notices sees to them itself (RFC 3461, 5.2.2).
+            offers.append("DSN")
         if self._desk.listener.tls == "starttls" and not self._wire.tls:
             offers.append("STARTTLS")
         if self._auth_helps and self._password_is_safe:
@@ -240,7 +247,7 @@ class Session:
             raise Gone
         # RFC 3207 section 4.2: nothing said in clear is known any more.
         self._helo = self._user = ""
-        self._extended = False
+        self._extended = self._notices = False
         self._transaction = None
         return None
 
@@ -304,6 +311,7 @@ class Session:
         mail = command.read_mail(
             argument,
             extended=self._extended,
+            notices=self._notices,
             size_limit=self._limits.message_size,
             subaddress=self._subaddress,
         )
@@ -318,6 +326,8 @@ class Session:
             body_8bit=mail.body_8bit,
             smtputf8=mail.smtputf8,
             declared_size=mail.size,
+            ret=mail.ret,
+            envid=mail.envid,
         )
         self._wire.hold()
         answer = await self._desk.gate.mail(envelope)
@@ -344,11 +354,15 @@ class Session:
         if self._transaction is None:
             return self._error(replies.MAIL_FIRST if self._helo else replies.HELO_FIRST)
         envelope = self._transaction.envelope
-        recipient = command.read_rcpt(
-            argument, smtputf8=envelope.smtputf8, subaddress=self._subaddress
+        rcpt = command.read_rcpt(
+            argument,
+            notices=self._notices,
+            smtputf8=envelope.smtputf8,
+            subaddress=self._subaddress,
         )
-        if isinstance(recipient, Reply):
-            return self._error(recipient)
+        if isinstance(rcpt, Reply):
+            return self._error(rcpt)
+        recipient = rcpt.recipient
         if recipient.exact in self._transaction.exact:
             return self._reply(replies.RECIPIENT_OK)  # one copy each, however often it is named
         if not envelope.submitter.may_relay and not self._desk.gate.accepts_from_strangers(
@@ -362,6 +376,8 @@ class Session:
         if answer is None or answer.positive:
             envelope.recipients.append(recipient)
             self._transaction.exact.add(recipient.exact)
+            if rcpt.notices != Notices():
+                envelope.notices[recipient.exact] = rcpt.notices
         return self._reply(answer or replies.RECIPIENT_OK)
 
     async def _on_data(self, argument: bytes) -> None:

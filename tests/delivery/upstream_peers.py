@@ -66,6 +66,7 @@ def copy_of(
     size: int = len(BODY),
     body_8bit: bool = False,
     smtputf8: bool = False,
+    **notices: Any,
 ) -> Copy:
     return Copy(
         mail_from=mail_from,
@@ -73,6 +74,7 @@ def copy_of(
         size=size,
         body_8bit=body_8bit,
         smtputf8=smtputf8,
+        **notices,
     )
 
 

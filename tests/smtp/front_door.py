@@ -56,10 +56,14 @@ class RecordingGate:
     on_admit: Callable[[Address], Reply | None] = lambda _: None
     on_submit: Callable[[Submitted], Coroutine[Any, Any, Reply]] | None = None
     strangers: frozenset[str] = frozenset()
+    notices: bool = True
 
     async def mail(self, envelope: Envelope) -> Reply | None:
         self.mails.append(envelope)
         return self.on_mail(envelope)
+
+    def relays_notices(self) -> bool:
+        return self.notices
 
     def accepts_from_strangers(self, recipient: Address) -> bool:
         return recipient.exact in self.strangers

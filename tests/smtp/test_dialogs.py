@@ -37,7 +37,9 @@ class Witness(RecordingGate):
         self.seen: list[bytes] = []
 
     async def mail(self, envelope: Envelope) -> Reply | None:
-        self.seen.append(b"mail " + (envelope.mail_from.wire if envelope.mail_from else b""))
+        said = b"".join(b" " + s.encode() for s in (envelope.ret, envelope.envid) if s)
+        sender = envelope.mail_from.wire if envelope.mail_from else b""
+        self.seen.append(b"mail " + sender + said)
         return await super().mail(envelope)
 
     async def admit(self, envelope: Envelope, recipient: Address) -> Reply | None:
@@ -72,6 +74,12 @@ def play(lines: list[tuple[str, str]], door: Door, client: Client) -> None:
                 line = client.line()
                 assert line is not None, f"step {number}: closed instead of {text}"
                 assert fnmatch.fnmatchcase(line, text.replace("[", "[[]")), f"step {number}: {line}"
+            case "E:":
+                code, *keywords = text.split(" ")
+                said = client.lines()
+                assert " ".join(said).startswith(code), f"step {number}: {said}"
+                missing = set(keywords) - {line[4:].split(" ")[0] for line in said}
+                assert not missing, f"step {number}: no {missing} in {said}"
             case "T:":
                 client.start_tls(door.client_tls)
             case "X:":
@@ -86,8 +94,10 @@ def test_dialogue(path: Path, tmp_path: Path) -> None:
     lines = [(line[:2].rstrip(" "), line[3:]) for line in text.split("\n")]
     assert lines[0][0] == "#", "the first line is the title"
     gate = Witness()
+    arguments = listener(lines)
+    gate.notices = arguments.pop("dsn", True)
     with (
-        front_door(tmp_path, gate=gate, **listener(lines)) as door,
+        front_door(tmp_path, gate=gate, **arguments) as door,
         door.connect(greet=False) as client,
     ):
         play(lines, door, client)
