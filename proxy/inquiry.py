@@ -19,8 +19,7 @@ from policy.model import Decision, Facts, Message
 from policy.pack import Packs
 from proxy.config import Settings, Stream
 from proxy.facts import assumed_message, facts_for, recipient_facts, sender_facts
-from proxy.keys import Keys
-from proxy.store.model import Known, Store
+from proxy.store.model import Known, Store, Subject
 
 #: Decide this many before letting others run, as the gate does.
 _BREATH = 50
@@ -44,9 +43,8 @@ class Inquiry:
         object.__setattr__(self, "_sender", sender)
         object.__setattr__(self, "_message", message)
 
-    async def known(self, store: Store, keys: Keys, addresses: Sequence[Address]) -> list[Known]:
-        """What is on record of each address, in their order, in one query. Raises `StoreError`."""
-        subjects = [keys.subject(self.stream.sender, address) for address in addresses]
+    async def known(self, store: Store, subjects: Sequence[Subject]) -> list[Known]:
+        """What is on record of each of this sender's subjects, in one query; `StoreError`."""
         snapshot = await store.lookup(subjects)
         return [snapshot.known[subject] for subject in subjects]
 

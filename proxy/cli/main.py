@@ -136,6 +136,42 @@ def explain(
 
 
 @app.command()
+def preflight(
+    file: Annotated[
+        Path, typer.Argument(help="CSV with an address column, one address a line, or JSONL.")
+    ],
+    stream: Annotated[str, typer.Option(help="The stream the campaign would go by.")],
+    config: Config = None,
+    product: Annotated[list[str] | None, typer.Option(help="What the mail is about.")] = None,
+    topic: Annotated[list[str] | None, typer.Option(help="Instead of the stream's.")] = None,
+    at: Annotated[str | None, typer.Option(help="ISO 8601: when it goes; default now.")] = None,
+    column: Annotated[str | None, typer.Option(help="The address column's name.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write allowed.csv and blocked.csv here.", file_okay=False)
+    ] = None,
+    lang: Annotated[str, typer.Option(help="en or nl.")] = "en",
+    json: Json = False,
+) -> None:
+    """Count what of a campaign's list may be mailed, and why the rest may not; nothing is sent."""
+    from proxy.cli.preflight import run
+
+    raise typer.Exit(
+        run(
+            file,
+            config=config,
+            stream=stream,
+            products=tuple(product or ()),
+            topics=tuple(topic or ()),
+            at=at,
+            column=column,
+            out=out,
+            language=lang,
+            json=json,
+        )
+    )
+
+
+@app.command()
 def sink(
     smtp: Annotated[str, typer.Option(help="host:port of SMTP.")] = "127.0.0.1:1025",
     http: Annotated[str, typer.Option(help="host:port of the inbox.")] = "127.0.0.1:8025",
