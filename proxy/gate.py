@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 
@@ -227,9 +227,9 @@ class Gate:
                 self._telemetry.ambiguous_retry()
         by_n = {fate.n: fate for fate in fates}
         sends = [o for o in (one.only(by_n) for one in outgoing) if o is not None]
-        live = [case.copy_key for send in sends for case in send.cases]
-        for key in live:
-            self._live[key] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        live = {c.copy_key: loop.create_future() for send in sends for c in send.cases}
+        self._live |= live
         results: dict[int, Ending] = {}
         try:
             if connection is not None and (not sends or sends[0].copy != outgoing[0].copy):
@@ -243,7 +243,7 @@ class Gate:
                 lines[0] = held.pop_all(), connection
             ends = await asyncio.gather(
                 *(
-                    self._send(mail, send, line, committed_at, results)
+                    self._send(mail, send, line, committed_at, results, live)
                     for send, line in zip(sends, lines, strict=True)
                 ),
                 return_exceptions=True,
@@ -252,8 +252,10 @@ class Gate:
                 if trouble is not None:
                     raise trouble
         finally:
-            for key in live:
-                future = self._live.pop(key)
+            for key, future in live.items():
+                # A retry may have claimed a copy that ended while others of this mail went on.
+                if self._live.get(key) is future:
+                    del self._live[key]
                 if not future.done():
                     future.set_result(Result.UNKNOWN)
         return [self._ending(mail, ruling, fate, results.get(fate.n)) for fate in fates]
@@ -282,8 +284,10 @@ class Gate:
         in_hand: _InHand,
         committed_at: float,
         results: dict[int, Ending],
+        live: Mapping[str, asyncio.Future[Result]],
     ) -> None:
-        """One copy: dot, then commit C2; the endings of its recipients go into `results`.
+        """One copy: dot, then commit C2; the endings of its recipients go into `results`, and what
+        became of each copy key into `live`.
 
         `in_hand` is the connection since before C1, with the copy begun, or nothing.
         """
@@ -318,15 +322,19 @@ class Gate:
             except UpstreamUnavailable as error:
                 reply = f"451 4.4.1 {error}"
                 given = [Given(Result.UNSENT, 451, reply, "connect")] * len(send.cases)
-            except StoreError:
-                raise
+            except StoreError as error:
+                # Only deciding again asks the store, before the dot: certainly not sent. The
+                # attempt ends, so that a retry need not wait for the next start.
+                self._store_trouble("reclaim", mail.ref, error)
+                reply = "451 4.3.0 the decision could not be taken again"
+                given = [Given(Result.UNSENT, 451, reply, "local")] * len(send.cases)
             except Exception as error:  # not foreseen, so nobody knows whether the dot was written
                 log.incident(ref=mail.ref, error=error)
                 reply = str(our_fault(mail.ref))
                 given = [Given(Result.UNKNOWN, 451, reply, "local")] * len(send.cases)
         await self._settle(mail, send, given)
         for case, one in zip(send.cases, given, strict=True):
-            future = self._live[case.copy_key]
+            future = live[case.copy_key]
             if not future.done():
                 future.set_result(one.result)
             results[case.n] = Ending(_END[one.result], one.reply, mail.ref)

@@ -1,0 +1,68 @@
+"""Attempts that others wait for, and attempts that are decided again: each has one end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from running_sluis import OPT_IN, World, message, until
+
+from proxy.errors import StoreUnavailable
+from proxy.sink import Step
+from proxy.store.model import IntakeResult, State
+
+pytest_plugins = ("running_sluis",)
+
+Make = Callable[..., Coroutine[Any, Any, World]]
+
+ANNA, BRAM = "anna@example.nl", "bram@example.nl"
+
+
+async def test_a_retry_of_one_copy_while_others_go_on_has_an_end_of_its_own(world: Make) -> None:
+    w = await world(upstream_more="connections = 3")
+    for address in (ANNA, BRAM):
+        await w.know(address, "opt-in", **OPT_IN)
+    content = message(message_id="one-of-two")
+    w.sink.once(".", "451 4.3.2 later", Step.SILENT, Step.SILENT)
+    both = asyncio.create_task(w.send([ANNA, BRAM], content))
+    ended: list[str] = []
+
+    async def one_ended() -> bool:
+        for address in (ANNA, BRAM):
+            exact = w.sluis.keys.pseudonym(address)
+            rows = await w.sluis.store.journal(exact=exact)
+            if rows and rows[0].state is State.RETURNED:
+                ended[:] = [address]
+        return bool(ended) and w.sink.deaf == 1
+
+    async def deaf() -> bool:
+        return w.sink.deaf == 2
+
+    await until(one_ended)
+    again = asyncio.create_task(w.send(ended[0], content))
+    await until(deaf)
+    w.sink.say(b"250 2.0.0 taken\r\n")
+    assert (await both).startswith("451 4.4.5 relayed 1 of 2, 1 to try again")
+    assert (await again).startswith("250 2.0.0 taken")
+
+
+async def test_an_attempt_ends_when_it_cannot_be_decided_again(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = await world(more='[delivery]\nattempt_hold = "1s"')
+    content = message("orders", message_id="held")
+
+    async def locked(*_: Any, **__: Any) -> IntakeResult:
+        raise StoreUnavailable("locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(w.sluis.store, "reclaim", locked)
+        clock = iter(range(0, 1000, 10))
+        patch.setattr(w.sluis.gate, "_monotonic", lambda: float(next(clock)))
+        reply = await w.send(ANNA, content, stream="orders")
+    assert reply.startswith("451 4.3.0"), reply
+    assert (await w.ended(reply)).state is State.RETURNED
+    assert (await w.send(ANNA, content, stream="orders")).startswith("250 ")
+    assert len(w.sink.messages) == 1
