@@ -143,17 +143,18 @@ class Gate:
         """End of DATA: the whole flow, and one honest reply.
 
         The work is a task of the gate's: a client that drops cannot cancel it. Without an answer
-        within `delivery.inline_wait` the client keeps the mail (451) while the attempt goes on; its
-        retry joins the attempt or is answered from the journal.
+        within `delivery.inline_wait` the client keeps the mail (451). An attempt goes on, and its
+        retry joins it or is answered from the journal; a mail that waits for a connection is given
+        up, as nothing of it is recorded yet and its retry waits as well.
         """
-        task = asyncio.ensure_future(self._answer(envelope, content))
+        wait = self._settings.delivery.inline_wait.total_seconds()
+        until = asyncio.get_running_loop().time() + wait
+        task = asyncio.ensure_future(self._answer(envelope, content, until))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        done, _ = await asyncio.wait(
-            {task}, timeout=self._settings.delivery.inline_wait.total_seconds()
-        )
+        done, _ = await asyncio.wait({task}, timeout=wait)
         if not done:
-            return Reply(451, "4.4.7", f"upstream is slow, still trying (ref {envelope.ref})")
+            return Reply(451, "4.4.7", f"upstream is slow, try again (ref {envelope.ref})")
         return task.result()
 
     async def drain(self) -> None:
@@ -161,7 +162,7 @@ class Gate:
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    async def _answer(self, envelope: Envelope, content: bytes) -> Reply:
+    async def _answer(self, envelope: Envelope, content: bytes, until: float) -> Reply:
         ref = envelope.ref
         try:
             if self._is_feedback(envelope):
@@ -170,7 +171,7 @@ class Gate:
             if isinstance(mail, Reply):
                 log.message_refused(ref=ref, code=mail.code, reason=mail.text)
                 return mail
-            return answer(ref, await self._relay(mail))
+            return answer(ref, await self._relay(mail, until))
         except StoreError as error:
             return self._store_trouble("submit", ref, error)
         except UpstreamUnavailable as error:
@@ -180,26 +181,31 @@ class Gate:
             log.incident(ref=ref, error=error)
             return our_fault(ref)
 
-    async def _relay(self, mail: Mail) -> list[Ending]:
+    async def _relay(self, mail: Mail, until: float) -> list[Ending]:
         for _ in range(_ROUNDS):
             ruling = await self._judge.rule(mail, self._store)
             outgoing = copies_of(mail, ruling, self._keys)
-            endings = await self._attempt(mail, ruling, outgoing)
+            endings = await self._attempt(mail, ruling, outgoing, until)
             if endings is not None:
                 return endings
         raise StoreUnavailable("newer events overtook every decision")
 
     async def _attempt(
-        self, mail: Mail, ruling: Ruling, outgoing: Sequence[Outgoing]
+        self, mail: Mail, ruling: Ruling, outgoing: Sequence[Outgoing], until: float
     ) -> list[Ending] | None:
         """One round: connection in hand, commit C1, send.
 
-        None: something newer asks for another round.
+        None: something newer asks for another round. `until` (loop time) is for what comes before
+        C1; what comes after it runs to its end.
         """
         async with AsyncExitStack() as held:
             connection: Connection | None = None
             if outgoing:
-                connection = await held.enter_async_context(self._pool.connection())
+                try:
+                    async with asyncio.timeout_at(until):
+                        connection = await held.enter_async_context(self._pool.connection())
+                except TimeoutError:
+                    raise UpstreamUnavailable("no connection came free in time") from None
                 connection.begin(outgoing[0].copy)
             claimed = await self._store.claim(ruling.intake)
             if not claimed.stale and not any(f.fate in _ELSEWHERE for f in claimed.fates):
@@ -207,7 +213,7 @@ class Gate:
                 return await self._finish(mail, ruling, outgoing, fates, connection, held)
             if connection is not None:
                 await connection.abandon()
-        return None if claimed.stale else await self._join(mail, ruling, claimed.fates)
+        return None if claimed.stale else await self._join(mail, ruling, claimed.fates, until)
 
     async def _finish(
         self,
@@ -261,7 +267,7 @@ class Gate:
         return [self._ending(mail, ruling, fate, results.get(fate.n)) for fate in fates]
 
     async def _join(
-        self, mail: Mail, ruling: Ruling, fates: Sequence[RowFate]
+        self, mail: Mail, ruling: Ruling, fates: Sequence[RowFate], until: float
     ) -> list[Ending] | None:
         """The same copy is on its way already: wait for its result, never send a second one beside
         it."""
@@ -271,7 +277,12 @@ class Gate:
         for fate in fates:
             future = self._live.get(ruling.cases[fate.n - 1].copy_key)
             if fate.fate is Fate.IN_FLIGHT and future is not None:
-                if await asyncio.shield(future) is not Result.ACCEPTED:
+                try:
+                    async with asyncio.timeout_at(until):
+                        result = await asyncio.shield(future)
+                except TimeoutError:
+                    return [busy] * len(fates)
+                if result is not Result.ACCEPTED:
                     return [busy] * len(fates)
             elif fate.fate is Fate.IN_FLIGHT:
                 await asyncio.sleep(0)  # committed this instant, not yet registered
