@@ -123,19 +123,22 @@ class Gate:
             return None
         try:
             subject = self._keys.subject(stream.sender, recipient)
-            snapshot = await self._store.lookup([subject])
-            ref = new_ref(self._clock())
-            refusal = self._judge.refuse_at_rcpt(
-                envelope, ref, stream, recipient, subject, snapshot
-            )
-            if refusal is None:
-                return None
-            # The reference in the reply must exist: one durable row before it is spoken.
-            await self._store.claim(refusal.intake)
+            for _ in range(_ROUNDS):
+                snapshot = await self._store.lookup([subject])
+                ref = new_ref(self._clock())
+                refusal = self._judge.refuse_at_rcpt(
+                    envelope, ref, stream, recipient, subject, snapshot
+                )
+                if refusal is None:
+                    return None
+                # The reference in the reply must exist: one durable row before it is spoken.
+                if not (await self._store.claim(refusal.intake)).stale:
+                    self._judge.count(refusal)
+                    said = sentence(refusal.cases[0].decision)
+                    return Reply(550, "5.7.1", f"{said} (ref {ref})")
+            raise StoreUnavailable("newer events overtook every decision")
         except StoreError as error:
             return self._store_trouble("admit", envelope.ref, error)
-        self._judge.count(refusal)
-        return Reply(550, "5.7.1", f"{sentence(refusal.cases[0].decision)} (ref {ref})")
 
     # -- 3 to 11: end of DATA --------------------------------------------------------------------
 

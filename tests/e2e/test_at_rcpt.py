@@ -1,0 +1,35 @@
+"""Refusals at RCPT rest on what is newest, and are on record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+from running_sluis import OPT_IN, World, message
+
+from proxy.store.model import Snapshot, Subject
+
+pytest_plugins = ("running_sluis",)
+
+Make = Callable[..., Coroutine[Any, Any, World]]
+
+HANS = "hans@example.nl"
+
+
+async def test_an_opt_in_that_overtakes_the_refusal_is_seen(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = await world(edit=lambda t: t.replace("may_set_stream = true", "may_set_stream = false"))
+    real = w.sluis.store.lookup
+    looked: list[str] = []
+
+    async def overtaken(subjects: Sequence[Subject], **more: Any) -> Snapshot:
+        snapshot = await real(subjects, **more)
+        if subjects and not looked:
+            looked.append("once")
+            await w.know(HANS, "opt-in", **OPT_IN)
+        return snapshot
+
+    monkeypatch.setattr(w.sluis.store, "lookup", overtaken)
+    assert (await w.send(HANS, message())).startswith("250 ")
