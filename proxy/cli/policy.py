@@ -105,6 +105,32 @@ def run_files(
         raise typer.Exit(1)
 
 
+@app.command()
+def backtest(
+    since: Annotated[str, typer.Option(help="30d, or an ISO 8601 time.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="The TOML file.")] = None,
+    packs: PacksDir = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="Another configuration, whose senders and streams to try.")
+    ] = None,
+    stream: Annotated[str | None, typer.Option(help="This stream only.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Decide the journal's mails again under other packs or settings; one line per flip."""
+    from proxy.cli.backtest import run as replay
+
+    raise typer.Exit(
+        replay(
+            config=config,
+            since=since,
+            packs_dir=packs,
+            settings=settings,
+            stream=stream,
+            json=as_json,
+        )
+    )
+
+
 def _load(directory: Path | None) -> Packs:
     try:
         return load_packs(directory)
