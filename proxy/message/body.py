@@ -96,7 +96,7 @@ class BodyPlan:
         with_footer: bool,
         own_tokens: Collection[str],
     ) -> Iterable[Replacement]:
-        if not self.edits(duties):
+        if not self.pages or not self.edits(duties):
             return
         wanted = set(duties)
         if with_footer:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import html
 import re
-import unicodedata
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from proxy.message import markup
+from proxy.message import markup, spelling
 from proxy.message.transfer import ImpossibleError
 
 IDENTITY, POSTAL_ADDRESS, UNSUBSCRIBE = "identity", "postal_address", "unsubscribe"
@@ -39,35 +38,6 @@ _SUPERSET = re.compile(
     r"|gb2312|gbk|gb18030|big5(?:-hkscs)?|euc-(?:jp|kr)|shift_jis|ks_c_5601(?:-1987)?|tis-620",
     re.IGNORECASE,
 )
-_SPELLED = {
-    "\u00df": "ss",
-    "\u1e9e": "SS",
-    "\u20ac": "EUR",
-    "\u00a3": "GBP",
-    "\u00e6": "ae",
-    "\u00c6": "AE",
-    "\u0153": "oe",
-    "\u0152": "OE",
-    "\u00f8": "o",
-    "\u00d8": "O",
-    "\u0142": "l",
-    "\u0141": "L",
-    "\u0111": "d",
-    "\u0110": "D",
-    "\u00f0": "d",
-    "\u00d0": "D",
-    "\u00fe": "th",
-    "\u00de": "Th",
-    "\u0131": "i",
-    "\u2013": "-",
-    "\u2014": "-",
-    "\u2018": "'",
-    "\u2019": "'",
-    "\u201c": '"',
-    "\u201d": '"',
-    "\u2022": "-",
-    "\u00b7": "-",
-}
 _STYLE = "margin:16px 0 0;padding:8px;font:12px/1.5 sans-serif;color:#555;background:#fff"
 
 
@@ -178,10 +148,7 @@ def _character(char: str, paper: Paper) -> bytes:
         octets = _carried(char, paper.codec)
         if octets is not None:
             return octets
-    plain = _SPELLED.get(char)
-    if plain is None:
-        parts = unicodedata.normalize("NFKD", char)
-        plain = "".join(c for c in parts if not unicodedata.combining(c))
+    plain = spelling.plain(char)
     if not plain or not plain.isascii() or not plain.isprintable():
         raise ImpossibleError("a character of the footer fits neither charset nor ASCII")
     return plain.encode("ascii")

@@ -16,7 +16,7 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from policy.model import Unsubscribe
-from proxy.message import encoded, markup
+from proxy.message import encoded, markup, spelling
 from proxy.message.displayed import Kind, Target, targets, text_of
 from proxy.message.header import Header, from_mailbox
 from proxy.message.mime import OpaqueError, scan
@@ -215,12 +215,23 @@ def _text_places(text: str) -> list[tuple[list[str], str]]:
 
 
 def _names(folded: str, wanted: Wanted) -> bool:
-    return any(name and name in folded for name in map(fold, wanted.names))
+    return any(_said(name, folded) for name in map(fold, wanted.names) if name)
 
 
 def _address(folded: str, wanted: Wanted) -> bool:
     address = _NO_LETTER_OR_DIGIT.sub("", fold(wanted.postal_address))
-    return bool(address) and address in _NO_LETTER_OR_DIGIT.sub("", folded)
+    return bool(address) and _said(address, _NO_LETTER_OR_DIGIT.sub("", folded))
+
+
+def _said(words: str, text: str) -> bool:
+    """Whether folded `text` has `words`, or their ASCII spelling, which a footer may have used."""
+    if words in text:
+        return True
+    return not words.isascii() and _plain(words) in _plain(text)
+
+
+def _plain(folded: str) -> str:
+    return folded if folded.isascii() else fold(spelling.plain(folded[:_FOLDED]))
 
 
 @lru_cache(maxsize=64)
