@@ -416,8 +416,13 @@ def test_options_reach_the_envelope() -> None:
         ("=1", "501 5.5.4"),
         ("X=\u00e9", "501 5.5.4"),
         ("X=a=b", "501 5.5.4"),
-        ("RET=HDRS", "555 5.5.4"),
-        ("ENVID=x", "555 5.5.4"),
+        ("RET=TEXT", "501 5.5.4"),
+        ("RET", "501 5.5.4"),
+        ("ENVID", "501 5.5.4"),
+        ("ENVID=a+3", "501 5.5.4"),
+        ("ENVID=" + "x" * 101, "501 5.5.4"),
+        ("NOTIFY=NEVER", "555 5.5.4"),
+        ("ORCPT=rfc822;a@b.example", "555 5.5.4"),
         ("MT-PRIORITY=3", "555 5.5.4"),
         ("REQUIRETLS", "555 5.5.4"),
         ("X", "555 5.5.4"),
@@ -428,8 +433,10 @@ def test_options_are_read_strictly(options: str, answer: str) -> None:
         client.hello()
         assert client.say(f"MAIL FROM:<a@b.example> {options}").startswith(f"{answer} ")
         assert client.code("MAIL FROM:<a@b.example>") == 250
-        for more in ("NOTIFY=NEVER", "ORCPT=rfc822;x@y.example", "X"):
+        for more in ("RET=HDRS", "ENVID=x", "SIZE=1", "X"):
             assert client.say(f"RCPT TO:<x@y.example> {more}").startswith("555 5.5.4 ")
+        for more in ("ORCPT=utf-8;x@y.example=", "ORCPT=rfc822;" + "x" * 488, "NOTIFY", "ORCPT"):
+            assert client.say(f"RCPT TO:<x@y.example> {more}").startswith("501 5.5.4 ")
         assert client.say("RCPT TO:<x@y.example> =").startswith("501 5.5.4 ")
         assert door.gate.admitted == []
 

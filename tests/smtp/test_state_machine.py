@@ -79,8 +79,8 @@ def test_every_sequence_of_commands(door: Door) -> None:
                 want = 503
             elif path == "a@b.example":
                 want = 501
-            elif option and (not self.extended or "RET" in option):
-                want = 501 if option == " SIZE=x" and self.extended else 555
+            elif option and not self.extended:
+                want = 555
             elif option == " SIZE=x":
                 want = 501
             else:
