@@ -372,6 +372,7 @@ class Gate:
                     facts=case.facts,
                     state=case.state,
                     reply=case.reply,
+                    room=case.room if case.state is State.ATTEMPTING else (),
                 )
                 for case in cases
             ]

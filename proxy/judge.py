@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,18 +28,22 @@ from proxy.facts import (
     assumed_message,
     facts_for,
     journal_json,
+    mails_since,
     message_facts,
     recipient_facts,
+    room_for,
     sender_facts,
 )
 from proxy.keys import Keys
 from proxy.mail import Mail
 from proxy.message.inspect import Shown
 from proxy.store.model import (
+    Counted,
     Fate,
     Intake,
     Known,
     NewRow,
+    Room,
     RowFate,
     Snapshot,
     State,
@@ -62,7 +67,7 @@ _BREATH = 50
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One recipient's ruling. `reply` is the SMTP line that a block or deferral is answered
-    with."""
+    with; `room` what caps ask of the commit of an allowed one."""
 
     n: int
     address: Address
@@ -74,6 +79,7 @@ class Case:
     copy_key: str
     reply: str
     seconds: float
+    room: tuple[Room, ...] = ()
     language: str = ""
 
     @property
@@ -115,17 +121,26 @@ class Judge:
     async def rule(self, mail: Mail, store: Store) -> Ruling:
         """Look up and decide for every recipient of `mail`; raises `StoreError`."""
         subjects = [self._keys.subject(mail.stream.sender, a) for a in mail.recipients]
-        snapshot = await store.lookup(subjects)
+        since = self._mails_since(mail.stream)
+        snapshot = await store.lookup(subjects, mails_since=since)
         message = self._message(mail, mail.shown)
         at = self._clock()
         cases: list[Case] = []
+        # Two spellings of one address are one person, who gets the first of them first.
+        leaving: defaultdict[str, tuple[Counted, ...]] = defaultdict(tuple)
         for n, (address, subject) in enumerate(
             zip(mail.recipients, subjects, strict=True), start=1
         ):
             if n % _BREATH == 0:
                 await asyncio.sleep(0)
             known = snapshot.known[subject]
-            cases.append(self._case(mail, message, n, address, subject, known, at))
+            if before := leaving[subject.wide]:
+                known = replace(known, mails=(*known.mails, *before))
+            case = self._case(mail, message, n, address, subject, known, at)
+            cases.append(case)
+            if since is not None and case.state is State.ATTEMPTING:
+                own = Counted(mail.stream.id, at, case.copy_key, relayed=False)
+                leaving[subject.wide] = (*before, own)
         if mail.stream.partial == "all-or-nothing" and any(c.state is State.BLOCKED for c in cases):
             cause = next(c for c in cases if c.state is State.BLOCKED)
             cases = [_left_out(case, cause) for case in cases]
@@ -140,13 +155,15 @@ class Judge:
         self, mail: Mail, cases: Sequence[Case], store: Store
     ) -> tuple[list[Case], int]:
         """New decisions for claimed cases whose first decision grew old, and what they rest on."""
-        snapshot = await store.lookup([case.subject for case in cases])
+        snapshot = await store.lookup(
+            [case.subject for case in cases], mails_since=self._mails_since(mail.stream)
+        )
         message = self._message(mail, mail.shown)
         at = self._clock()
+        known = snapshot.known
         fresh = [
-            replace(
-                self._case(mail, message, c.n, c.address, c.subject, snapshot.known[c.subject], at),
-                copy_key=c.copy_key,
+            self._case(
+                mail, message, c.n, c.address, c.subject, known[c.subject], at, copy_key=c.copy_key
             )
             for c in cases
         ]
@@ -231,6 +248,9 @@ class Judge:
                 mode=ruling.mode,
             )
 
+    def _mails_since(self, stream: config.Stream) -> datetime | None:
+        return mails_since(stream, self._settings.sender(stream.sender), self._clock())
+
     def _message(self, mail: Mail, shown: Shown | None) -> Message:
         return message_facts(
             mail.stream,
@@ -251,8 +271,11 @@ class Judge:
         subject: Subject,
         known: Known,
         at: datetime,
+        *,
+        copy_key: str = "",
     ) -> Case:
         started = time.perf_counter()
+        copy_key = copy_key or _copy_key(mail, subject)
         if mail.shown is not None and address.exact in mail.holders:
             # An opt-out link of ours is one for the person it was sealed for, and for nobody else.
             message = self._message(mail, mail.shown.for_holder())
@@ -262,6 +285,7 @@ class Judge:
             recipient=recipient_facts(address, known, mail.stream),
             message=message,
             known=known,
+            copy_key=copy_key,
         )
         if mail.null:
             decision = Decision(verdict=Verdict.ALLOW, reason=Reason.NOT_MARKETING)
@@ -285,8 +309,9 @@ class Judge:
             facts=journal_json(facts),
             state=state,
             copy=n if mail.per_recipient else 1,
-            copy_key=_copy_key(mail, subject),
+            copy_key=copy_key,
             reply=reply,
+            room=room_for(facts) if decision.allowed and _is_marketing(decision) else (),
             seconds=seconds,
             language=facts.recipient.language or "",
         )
@@ -307,6 +332,7 @@ class Judge:
                 facts=case.facts,
                 marketing=marketing,
                 reply=case.reply,
+                room=case.room if case.state is State.ATTEMPTING else (),
             )
             for case in cases
         )
@@ -326,6 +352,10 @@ def _left_out(case: Case, cause: Case) -> Case:
         return case
     reply = f"550 5.7.1 all-or-nothing: {sentence(cause.decision)}"
     return replace(case, state=State.RETURNED, reply=reply)
+
+
+def _is_marketing(decision: Decision) -> bool:
+    return decision.reason is not Reason.NOT_MARKETING
 
 
 def _own_opt_out(decision: Decision, events: Sequence[Event]) -> bool:

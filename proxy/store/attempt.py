@@ -126,7 +126,7 @@ class Reclaim:
         if subjects and ledger.touched(db, self._high, subjects):
             return IntakeResult(stale=True)
         limited = [(r, _copy_key(db, r.row)) for r in self._rows if r.room]
-        if counting.full(db, limited, begun=True):
+        if counting.full(db, limited):
             return IntakeResult(stale=True)
         fates = [
             self._again(db, row, columns)

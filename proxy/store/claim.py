@@ -145,9 +145,9 @@ class Claim:
             attempts = [
                 (r, r.copy_key)
                 for r in rows
-                if fates[r.n] is None and r.state is State.ATTEMPTING and r.marketing
+                if fates[r.n] is None and r.state is State.ATTEMPTING
             ]
-            if counting.full(db, attempts, begun=False):
+            if counting.full(db, attempts):
                 return IntakeResult(stale=True)
             submission_id = db.execute(_ADD_SUBMISSION.sql, self._submission).lastrowid
             for row, columns in zip(rows, self._decisions, strict=True):

@@ -68,11 +68,11 @@ def mails(db: sqlite3.Connection, wides: Collection[str], since: int) -> Mails:
 
 
 def full(
-    db: sqlite3.Connection, attempts: Sequence[tuple[NewRow | Reattempt, str]], *, begun: bool
+    db: sqlite3.Connection, attempts: Sequence[tuple[NewRow | Reattempt, str]]
 ) -> bool:
     """Whether one of these attempts of one submission, given with copy keys, finds no room.
 
-    `begun`: they stand in the journal already; else the earlier ones count for the later.
+    New ones count for those after them; attempts that are taken up again stand in the journal.
     """
     limited = [row for row, _ in attempts if row.room]
     if not limited:
@@ -87,5 +87,5 @@ def full(
             seen = sum(m.at > room.since and room.stream in ("", m.stream) for m in others)
             if seen + starting[person] >= room.most:
                 return True
-        starting[person] += not begun
+        starting[person] += isinstance(row, NewRow) and row.marketing
     return False

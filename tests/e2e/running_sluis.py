@@ -19,6 +19,7 @@ import pytest
 from policy.address import parse
 from policy.events import detail_from
 from proxy.app import Running, running
+from proxy.clock import utc_now
 from proxy.config import Settings, load
 from proxy.imports import event_uid
 from proxy.sink import Sink
@@ -250,7 +251,11 @@ async def world(tmp_path: Path) -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
 
         async def make(
-            *, more: str = "", upstream_more: str = "", edit: Callable[[str], str] = lambda t: t
+            *,
+            more: str = "",
+            upstream_more: str = "",
+            edit: Callable[[str], str] = lambda t: t,
+            clock: Callable[[], datetime] = utc_now,
         ) -> World:
             sink = Sink()
             await sink.start()
@@ -264,7 +269,7 @@ async def world(tmp_path: Path) -> AsyncIterator[Make]:
             )
             path.write_text(edit(text), "utf-8")
             settings = load(path, {})
-            sluis = await stack.enter_async_context(running(settings))
+            sluis = await stack.enter_async_context(running(settings, clock=clock))
             return World(sluis, sink, settings, path)
 
         yield make
