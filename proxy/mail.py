@@ -10,10 +10,11 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from policy.address import Address
+from policy.engine import PERMISSION_REQUEST
 from policy.model import Category, Unsubscribe
 from proxy import log
 from proxy.config import Credential, Listener, Settings, Stream
@@ -209,6 +210,9 @@ class Reader:
         found = self._classify(envelope, content, header, controls, recipients)
         if isinstance(found, Reply):
             return found
+        if controls.template == PERMISSION_REQUEST and not found.null:
+            # To ask for consent is marketing, whatever else it is called: all duties are owed.
+            found = replace(found, category=Category.MARKETING)
         refused_ = self._refuse(envelope, header, found)
         if refused_ is not None:
             return refused_
