@@ -435,7 +435,7 @@ def test_options_are_read_strictly(options: str, answer: str) -> None:
         assert client.code("MAIL FROM:<a@b.example>") == 250
         for more in ("RET=HDRS", "ENVID=x", "SIZE=1", "X"):
             assert client.say(f"RCPT TO:<x@y.example> {more}").startswith("555 5.5.4 ")
-        for more in ("ORCPT=utf-8;x@y.example=", "ORCPT=rfc822;" + "x" * 488, "NOTIFY", "ORCPT"):
+        for more in ("ORCPT=utf-8;x@y.example=", "ORCPT=rfc822;" + "x" * 494, "NOTIFY", "ORCPT"):
             assert client.say(f"RCPT TO:<x@y.example> {more}").startswith("501 5.5.4 ")
         assert client.say("RCPT TO:<x@y.example> =").startswith("501 5.5.4 ")
         assert door.gate.admitted == []
