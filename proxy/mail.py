@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
@@ -301,13 +301,13 @@ class Reader:
             signals=_signals(header),
             personal_used_up=self._has_personal
             and self._personal.used_up(
-                envelope.submitter.identity, body, len(recipients), self._clock().date()
+                envelope.submitter.identity, body, recipients, self._clock().date()
             ),
         )
         if isinstance(found, Unclassified):
             return _not_authorised(found.why)
         if found.category is Category.PERSONAL:
-            self._personal.note(envelope.submitter.identity, body, len(recipients))
+            self._personal.note(envelope.submitter.identity, body, recipients)
         return found
 
     def _refuse(self, envelope: Envelope, header: Header, found: Class) -> Reply | None:
@@ -495,30 +495,34 @@ class Reader:
 
 class _PersonalUse:
     """How much a submitter used its personal stream today. Kept by this process, bounded, by
-    day."""
+    day.
+
+    A body counts people, not tries: mail that an upstream deferred comes again as it was.
+    """
 
     _BODIES = 10_000
 
     def __init__(self) -> None:
         self._day = date.min
         self._mails: dict[str, int] = {}
-        self._bodies: OrderedDict[str, int] = OrderedDict()
+        self._bodies: OrderedDict[str, set[str]] = OrderedDict()
 
-    def used_up(self, identity: str, body: str, recipients: int, today: date) -> bool:
+    def used_up(self, identity: str, body: str, recipients: Sequence[Address], today: date) -> bool:
         """Whether one more mail would exceed the day's allowance."""
         if today != self._day:
             self._day = today
             self._mails.clear()
             self._bodies.clear()
+        people = self._bodies.get(body, set()).union(a.exact for a in recipients)
         return (
             self._mails.get(identity, 0) >= PERSONAL_PER_DAY
-            or self._bodies.get(body, 0) + recipients > PERSONAL_BODY_RECIPIENTS
+            or len(people) > PERSONAL_BODY_RECIPIENTS
         )
 
-    def note(self, identity: str, body: str, recipients: int) -> None:
+    def note(self, identity: str, body: str, recipients: Sequence[Address]) -> None:
         """Count a mail that was personal."""
         self._mails[identity] = self._mails.get(identity, 0) + 1
-        self._bodies[body] = self._bodies.get(body, 0) + recipients
+        self._bodies.setdefault(body, set()).update(a.exact for a in recipients)
         self._bodies.move_to_end(body)
         if len(self._bodies) > self._BODIES:
             self._bodies.popitem(last=False)
