@@ -18,7 +18,7 @@ from policy.explain import remedy
 from policy.model import Decision, Facts, Message
 from policy.pack import Packs
 from proxy.config import Settings, Stream
-from proxy.facts import assumed_message, facts_for, recipient_facts, sender_facts
+from proxy.facts import assumed_message, facts_for, mails_since, recipient_facts, sender_facts
 from proxy.store.model import Known, Store, Subject
 
 #: Decide this many before letting others run, as the gate does.
@@ -43,9 +43,16 @@ class Inquiry:
         object.__setattr__(self, "_sender", sender)
         object.__setattr__(self, "_message", message)
 
-    async def known(self, store: Store, subjects: Sequence[Subject]) -> list[Known]:
-        """What is on record of each of this sender's subjects, in one query; `StoreError`."""
-        snapshot = await store.lookup(subjects)
+    async def known(
+        self, store: Store, subjects: Sequence[Subject], at: datetime | None = None
+    ) -> list[Known]:
+        """What is on record of each of this sender's subjects, in one query; `StoreError`.
+
+        With `at` also the mails that they had, as far as caps count them for a mail at that moment.
+        """
+        sender = self.settings.sender(self.stream.sender)
+        since = None if at is None else mails_since(self.stream, sender, at)
+        snapshot = await store.lookup(subjects, mails_since=since)
         return [snapshot.known[subject] for subject in subjects]
 
     async def answer(
@@ -83,7 +90,11 @@ class Inquiry:
 
 def as_known_at(known: Known, moment: datetime) -> Known:
     """What had been recorded by then."""
-    return replace(known, events=tuple(e for e in known.events if e.recorded_at <= moment))
+    return replace(
+        known,
+        events=tuple(e for e in known.events if e.recorded_at <= moment),
+        mails=tuple(mail for mail in known.mails if mail.at <= moment),
+    )
 
 
 def decision_fields(decision: Decision, language: str = "en") -> dict[str, object]:
@@ -96,6 +107,7 @@ def decision_fields(decision: Decision, language: str = "en") -> dict[str, objec
         "rule": decision.rule,
         "jurisdiction": decision.jurisdiction,
         "expires_at": decision.expires_at,
+        "until": decision.until,
         "needs_review": decision.needs_review,
         "remedy": "" if decision.allowed else remedy(decision.reason, language),
     }

@@ -177,7 +177,7 @@ class Preflight:
             asked.append((line, address))
             subjects.append(subject)
         addresses = [address for _, address in asked]
-        known = await self.inquiry.known(self.store, subjects)
+        known = await self.inquiry.known(self.store, subjects, self.at)
         if self.at < self.now:
             known = [as_known_at(one, self.at) for one in known]
         decisions = await self.inquiry.answer(addresses, known, self.at)

@@ -24,7 +24,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from policy.model import Category, Reason, Severity, Verdict, Via
-from proxy.config import Settings, Stream
+from proxy.config import Sender, Settings, Stream
 
 OTHER = "other"
 NONE = "none"
@@ -303,7 +303,10 @@ class Telemetry:
         taken += _PACKS + sum(family.room for family in others) + self._decisions.room
         self._decisions.most = max(_CEILING - taken, 0)
         streams = settings.streams[: _NAMED + 1]
-        pairs = [(self._label.get(s.id, OTHER), s.mode, _possible(s)) for s in streams]
+        pairs = [
+            (self._label.get(s.id, OTHER), s.mode, _possible(s, settings.sender(s.sender)))
+            for s in streams
+        ]
         for rank in range(max(len(possible) for *_, possible in pairs)):
             self._decisions.make(
                 (label, verdict.value, reason.value, mode)
@@ -422,17 +425,25 @@ class Telemetry:
         return encoder(self._registry), content_type
 
 
-def _possible(stream: Stream) -> list[tuple[Verdict, Reason]]:
-    """What a stream can get, the likeliest first. No key sets caps or quiet hours yet."""
+def _possible(stream: Stream, sender: Sender) -> list[tuple[Verdict, Reason]]:
+    """What a stream of `sender` can get, the likeliest first."""
+    overlays = (stream.overlay, sender.overlay)
+    defer: list[Reason] = []
+    if any(overlay.cap is not None for overlay in overlays):
+        defer.append(Reason.FREQUENCY_CAP)
+    if any(overlay.quiet_hours is not None for overlay in overlays):
+        defer.append(Reason.QUIET_HOURS)
     if stream.category is Category.MARKETING:
         allow: Sequence[Reason] = ALLOW[:2]
         block: Sequence[Reason] = BLOCK
         more: Sequence[Reason] = ALLOW[2:-1]
     else:
         allow, block, more = (Reason.NOT_MARKETING,), _NOT_MARKETING_BLOCKS, ()
+        defer = []
     return [
         *((Verdict.ALLOW, reason) for reason in allow),
         *((Verdict.BLOCK, reason) for reason in block[:4]),
+        *((Verdict.DEFER, reason) for reason in defer),
         *((Verdict.ALLOW, reason) for reason in more),
         *((Verdict.BLOCK, reason) for reason in block[4:]),
         (Verdict.DEFER, Reason.STORE_UNAVAILABLE),

@@ -72,7 +72,7 @@ async def decide_now(
     """The decision on a mail that meets every duty; with `moment`, as it would have been then."""
     inquiry = inquiry_of(ledger.settings, stream, products, topics)
     subject = ledger.keys.subject(stream.sender, address)
-    [known] = await inquiry.known(ledger.store, [subject])
+    [known] = await inquiry.known(ledger.store, [subject], moment or utc_now())
     if moment is not None:
         known = as_known_at(known, moment)
     return inquiry.decide(address, known, moment or utc_now(), counterfactual=True)
