@@ -356,7 +356,20 @@ def _tell_similar(case: Case, event: Event) -> str:
     deal = cast(Relationship, event.detail)
     if deal.stage in _GIFTS:
         return f"stage {_or(deal.stage)}; message {_or(case.facts.message.purpose)}"
-    return f"products {_or(deal.products)}; message on {_or(case.product)}"
+    words = f"products {_or(deal.products)}; message on {_or(case.product)}"
+    return words + _declared(case, deal)
+
+
+def _declared(case: Case, deal: Relationship) -> str:
+    """By whom and when the products were declared similar, where that is what makes them so."""
+    product = case.product
+    if product is None or any(lies_within(product, bought) for bought in deal.products):
+        return ""
+    for group in case.facts.sender.similar:
+        if any(similar(product, bought, (group,)) for bought in deal.products):
+            day = "" if group.reviewed_on is None else f" on {group.reviewed_on.isoformat()}"
+            return f", declared similar by {group.reviewer or 'the operator'}{day}"
+    return ""
 
 
 # list

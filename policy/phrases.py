@@ -381,6 +381,14 @@ DETAILS: tuple[tuple[str, str], ...] = (
     ("all topics", "alle onderwerpen"),
     ("topics (.+); message on (.+)", "onderwerpen {}; bericht over {}"),
     ("all products", "alle producten"),
+    (
+        "products (.+); message on (.+), declared similar by (.+) on (.+)",
+        "producten {}; bericht over {}, gelijksoortig verklaard door {} op {}",
+    ),
+    (
+        "products (.+); message on (.+), declared similar by (.+)",
+        "producten {}; bericht over {}, gelijksoortig verklaard door {}",
+    ),
     ("products (.+); message on (.+)", "producten {}; bericht over {}"),
     ("channels (.+)", "kanalen {}"),
     ("published for (.+); message (.+)", "bekendgemaakt voor {}; bericht {}"),
@@ -461,6 +469,7 @@ VALUES: Mapping[str, str] = {
     "recipient": "ontvanger",
     "similar": "gelijksoortig",
     "a reference": "een verwijzing",
+    "the operator": "de beheerder",
     "the person acted lately": "de persoon liet kort geleden van zich horen",
     "the person acts after the bounce": "de persoon laat na de bounce van zich horen",
     "an unticked box, with evidence, confirmed, after any objection": (

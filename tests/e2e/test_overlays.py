@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import pytest
 from running_sluis import OPT_IN, World, fields, message
 
 from policy.address import parse
+from proxy.cli.explaining import decide_now
+from proxy.cli.ledger import Ledger
 from proxy.store.model import NewAttributes, State
 
 if TYPE_CHECKING:
@@ -254,3 +257,32 @@ async def test_a_permission_request_leaves_only_while_the_old_basis_lives(world:
         assert (await send(w, BRAM, stream, headers=asking)).startswith("250")
         assert len(w.sink.messages) == n
         assert fields(w.sink.messages[-1].content, "List-Unsubscribe-Post")
+
+
+# -- the same in other places ----------------------------------------------------------------------
+
+
+def deferrals(world: World) -> dict[str, float]:
+    """What `/metrics` counts of deferrals by the cap, per stream."""
+    text = world.sluis.telemetry.render()[0].decode()
+    found = re.findall(
+        r'^sluis_decisions_total\{(.*?reason="frequency-cap".*?)\} (\S+)$', text, re.MULTILINE
+    )
+    return {re.search(r'stream="(.*?)"', labels)[1]: float(n) for labels, n in found}  # type: ignore[index]
+
+
+async def test_explain_and_metrics_know_the_cap(world: Make) -> None:
+    w = await world(edit=stream_with('max_per_person = "1/1d"'))
+    await w.know(ANNA, "opt-in", **OPT_IN)
+    assert deferrals(w) == {"newsletter": 0}  # the only stream that can defer
+    assert (await send(w)).startswith("250")
+    assert (await send(w)).startswith("451")
+    assert deferrals(w) == {"newsletter": 1}
+    ledger = Ledger(w.settings, w.sluis.keys, w.sluis.store)
+    stream = w.settings.stream("newsletter")
+    decision = await decide_now(ledger, stream, parse(ANNA))
+    assert (decision.verdict, decision.reason) == ("defer", "frequency-cap")
+    assert [change.fact for change in decision.counterfactual] == ["moment of sending"]
+    assert (await decide_now(ledger, w.settings.stream("offers"), parse(ANNA))).reason != (
+        "frequency-cap"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -446,6 +446,34 @@ def test_a_full_cap_and_an_own_term_are_explained_in_both_languages() -> None:
     assert [(c.fact, c.needed) for c in decision.counterfactual] == [("message: products", "shoes")]
     assert "no blocked product: no, product wine/red [overlay]" in explain(decision, at=NOW)
     assert "geen uitgesloten product: nee, product wine/red" in explain(decision, "nl", at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("reviewer", "day", "english", "dutch"),
+    [
+        ("J. Vos", date(2026, 3, 1), " by J. Vos on 2026-03-01", " door J. Vos op 2026-03-01"),
+        ("J. Vos", None, " by J. Vos", " door J. Vos"),
+        (None, None, " by the operator", " door de beheerder"),
+    ],
+)
+def test_who_declared_products_similar_is_said(
+    reviewer: str | None, day: date | None, english: str, dutch: str
+) -> None:
+    sale = m.Relationship(
+        stage=m.Stage.PURCHASE, paid=True, products=("shoes",), address_from_customer=True,
+        informed=True, objection_offered=m.ObjectionOffered.BOX,
+    )  # fmt: skip
+    case = facts(products=("socks/wool",), events=(event(sale),))
+    assert decide(case, PACKS).reason is m.Reason.NOT_SIMILAR
+    group = m.SimilarGroup(products=("shoes", "socks"), reviewer=reviewer, reviewed_on=day)
+    decision = decide(replace(case, sender=replace(case.sender, similar=(group,))), PACKS)
+    assert decision.reason is m.Reason.SOFT_OPT_IN
+    said = "products shoes; message on socks/wool, declared similar" + english + " [nl/soft-opt-in]"
+    assert said in explain(decision, at=NOW)
+    said = "producten shoes; bericht over socks/wool, gelijksoortig verklaard" + dutch + " ["
+    assert said in explain(decision, "nl", at=NOW)
+    own = replace(case, message=replace(case.message, products=("shoes/run",)))
+    assert "declared" not in explain(decide(own, PACKS), at=NOW)
 
 
 # -- laws ------------------------------------------------------------------------------------------
