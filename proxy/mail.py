@@ -312,7 +312,7 @@ class Reader:
 
     def _refuse(self, envelope: Envelope, header: Header, found: Class) -> Reply | None:
         credential = self._credential(envelope)
-        if credential is not None and credential.from_domains and not found.null:
+        if credential is not None and credential.from_domains:  # of bounces, too
             domain = headers.from_domain(header)
             if domain is None or domain not in credential.from_domains:
                 return _not_authorised(
