@@ -15,6 +15,9 @@ from enum import StrEnum
 
 from proxy.replies import Reply, our_fault
 
+#: Characters of another's text in our reply, so that the reference after it is not cut off.
+_SAID = 340
+
 
 class End(StrEnum):
     """How a recipient's mail ended as far as this submission is concerned."""
@@ -74,7 +77,7 @@ def answer(ref: str, endings: Sequence[Ending]) -> Reply:
             return _single(first)
         reply = parse_reply(first.reply) or Reply(550, "5.7.1", "blocked")
         return Reply(
-            reply.code, reply.enhanced, f"{reply.text}; none of {total} relayed (ref {ref})"
+            reply.code, reply.enhanced, f"{reply.text[:_SAID]}; none of {total} relayed (ref {ref})"
         )
     if count[End.BLOCKED]:
         return Reply(
@@ -94,4 +97,4 @@ def _single(ending: Ending) -> Reply:
         return our_fault(ending.ref)
     # 421 says that *its* session ends (RFC 5321 3.8); ours with the client goes on.
     code = 451 if reply.code == 421 else reply.code
-    return Reply(code, reply.enhanced, f"{reply.text} (ref {ending.ref})")
+    return Reply(code, reply.enhanced, f"{reply.text[:_SAID]} (ref {ending.ref})")

@@ -56,6 +56,13 @@ def test_reply(kinds: tuple[str, ...], expected: str) -> None:
     assert str(answer(REF, ends(*kinds))) == expected
 
 
+@pytest.mark.parametrize("kinds", [("relayed",), ("failed",), ("blocked", "blocked")])
+def test_a_long_text_cuts_no_reference_off(kinds: tuple[str, ...]) -> None:
+    code = {"relayed": "250 2.0.0", "failed": "550 5.1.1", "blocked": "550 5.7.1"}[kinds[0]]
+    endings = [Ending(End(kind), f"{code} {'x' * 600}", REF) for kind in kinds]
+    assert str(answer(REF, endings)).endswith(f"(ref {REF})")
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_250_leaves_nothing_undone_and_a_5xx_nothing_relayed(size: int) -> None:
     """Over every combination: 2xx only if each is relayed or blocked; 5xx only if none is
