@@ -139,13 +139,7 @@ async def running(
         await public.start()
         stack.push_async_callback(public.stop)
 
-        admission = Admission(settings.limits)  # one for all: the limits are the process's
-        listeners = [
-            await serve_listener(
-                listener, settings, gate, telemetry, clock=clock, admission=admission
-            )
-            for listener in settings.listeners
-        ]
+        listeners = await _listen(settings, gate, telemetry, clock=clock)
         census = Census(settings, store=store, packs=packs, telemetry=telemetry)
         background = [
             asyncio.create_task(_pulse(health, store, pool, telemetry)),
@@ -193,9 +187,34 @@ async def serve(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    # Log rotation and closing terminals send it; by default it would end us amid a mail.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     async with running(settings):
         _notify_systemd()
         await stop.wait()
+
+
+async def _listen(
+    settings: Settings,
+    gate: Gate,
+    telemetry: Telemetry,
+    *,
+    clock: Callable[[], datetime],
+) -> list[RunningListener]:
+    """Open every listener, or none. Raises `ConfigError` naming the address that is not free."""
+    admission = Admission(settings.limits)  # one for all: the limits are the process's
+    listeners: list[RunningListener] = []
+    for entry in settings.listeners:
+        try:
+            listener = await serve_listener(
+                entry, settings, gate, telemetry, clock=clock, admission=admission
+            )
+        except OSError as error:
+            for opened in listeners:
+                opened.close()
+            raise _cannot_listen(settings, "listeners.address", entry.address, error) from error
+        listeners.append(listener)
+    return listeners
 
 
 async def _drain(listeners: list[RunningListener], gate: Gate, seconds: float) -> None:
@@ -252,10 +271,14 @@ def _bind(settings: Settings, key: str) -> socket.socket:
         bound.bind((host, int(port)))
     except OSError as error:
         bound.close()
-        raise ConfigError(
-            [f"{settings.source}: {key}: cannot listen on {address}: {error.strerror}"]
-        ) from error
+        raise _cannot_listen(settings, key, address, error) from error
     return bound
+
+
+def _cannot_listen(settings: Settings, key: str, address: str, error: OSError) -> ConfigError:
+    # The words of the system alone: asyncio and uvloop put their own around them.
+    why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    return ConfigError([f"{settings.source}: {key}: cannot listen on {address}: {why}"])
 
 
 def _notify_systemd() -> None:

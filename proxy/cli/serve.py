@@ -36,8 +36,10 @@ def healthcheck(config: Path | None, url: str | None) -> int:
         if host in ("0.0.0.0", "[::]"):  # noqa: S104  listens everywhere, so ask ourselves
             host = "127.0.0.1"
         url = f"http://{host}:{port}/readyz"
+    # Ourselves, never a proxy that the environment names for the outside.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  our own admin address
+        with opener.open(url, timeout=5) as answer:
             typer.echo(answer.read().decode(errors="replace").strip())
             return 0
     except urllib.error.HTTPError as error:

@@ -177,6 +177,31 @@ async def test_a_second_relay_on_the_same_data_directory_is_refused(house: House
     assert "server.data_dir" in err
 
 
+async def test_a_port_that_is_taken_is_a_configuration_error_by_name(house: House) -> None:
+    with socket.create_server(("127.0.0.1", house.smtp)):
+        code, _, err = await house.run("serve")
+    assert code == os.EX_CONFIG
+    address = f"127.0.0.1:{house.smtp}"
+    assert f"{house.path}: listeners.address: cannot listen on {address}: Address already" in err
+
+
+async def test_healthcheck_asks_no_proxy(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    await house.serve()
+    code, out, err = await house.run("healthcheck")
+    assert code == 0, err
+    assert json.loads(out)["status"] == "ready"
+
+
+async def test_a_hang_up_cuts_no_mail_off(house: House) -> None:
+    process = await house.serve()
+    process.send_signal(signal.SIGHUP)
+    assert (await house.send(ANNA, message("orders"))).startswith("250 ")
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
 async def test_sigterm_finishes_what_is_in_progress(house: House) -> None:
     process = await house.serve()
     house.sink.once(".", Step.SILENT)
