@@ -18,8 +18,9 @@ import orjson
 
 from policy import model
 from policy.events import detail_from
-from policy.model import Event, Facts, Message, Recipient
+from policy.model import Event, Facts, Message, Recipient, Sent
 from proxy import config
+from proxy.config.overlay import zone
 from proxy.facts import HELD_ELSEWHERE, RECORD_VERSION
 
 Read = Callable[[Any], object]
@@ -48,6 +49,8 @@ def facts_from_record(text: str, sender: Callable[[str], model.Sender]) -> Facts
             recipient=_made(Recipient, recipient, address=f"?@?.{tld}" if tld else ""),
             message=_made(Message, record["message"]),
             events=tuple(_event(e, record["sender"], version) for e in record["events"]),
+            sent=tuple(Sent(s, datetime.fromisoformat(at)) for s, at in record.get("sent", ())),
+            zone=zone(recipient.get("timezone")),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, RecordError):
@@ -61,7 +64,9 @@ def under_settings(facts: Facts, stream: config.Stream) -> Facts:
         facts,
         recipient=replace(facts.recipient, local_rules_met=stream.local_rules_met),
         message=replace(
-            facts.message, visible_recipients_allowed=stream.visible_recipients == "allow"
+            facts.message,
+            visible_recipients_allowed=stream.visible_recipients == "allow",
+            overlay=stream.overlay,
         ),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import EnumMeta, StrEnum
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
@@ -158,6 +159,24 @@ def test_every_field_of_the_facts_is_recorded_or_known_to_be_a_setting() -> None
                 message=part if class_ is Message else Message(),
             )
             assert facts_from_record(journal_json(facts), lambda _: ACME) == facts, item.name
+
+
+def test_the_mails_that_were_counted_and_the_zone_are_recorded() -> None:
+    overlay = model.Overlay(
+        cap=model.Cap(most=1, window=timedelta(days=7)),
+        quiet_hours=model.QuietHours(start=time(21), end=time(8), zone=UTC),
+    )
+    facts = Facts(
+        at=T0,
+        sender=ACME,
+        recipient=Recipient(country="NL", timezone="Asia/Kathmandu"),
+        message=Message(stream="newsletter"),
+        sent=(model.Sent("newsletter", T0 - timedelta(days=1)), model.Sent("offers", T0)),
+        zone=ZoneInfo("Asia/Kathmandu"),
+    )
+    assert facts_from_record(journal_json(facts), lambda _: ACME) == facts
+    capped = replace(facts, message=replace(facts.message, overlay=overlay))
+    assert journal_json(capped) == journal_json(facts)
 
 
 VERSION_1 = orjson.dumps(
