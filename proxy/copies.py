@@ -76,7 +76,7 @@ class Outgoing:
             url=f"{mail.opt_out_url}{token}",
             duties=duties,
             language=case.language or mail.stream.lang,
-            footer=mail.enforced and mail.stream.footer == "auto",
+            footer=mail.footed,
             own_tokens=[t for t, address in mail.owners.items() if address == recipient],
         )
         if plan.signs(recipient):

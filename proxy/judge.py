@@ -19,7 +19,18 @@ from datetime import datetime
 from policy.address import Address
 from policy.engine import decide, refuse_early
 from policy.explain import sentence
-from policy.model import Category, Decision, Event, Message, Objection, Reason, Verdict, Via
+from policy.model import (
+    TAKEN_HERE,
+    Bounce,
+    Category,
+    Complaint,
+    Decision,
+    Facts,
+    Message,
+    Objection,
+    Reason,
+    Verdict,
+)
 from policy.pack import Packs
 from proxy import config, log
 from proxy.answer import End
@@ -52,10 +63,6 @@ from proxy.store.model import (
     Submission,
 )
 from proxy.telemetry import Telemetry
-
-#: An opt-out that came in by one of these was taken by Sluis itself and blocks even in observe
-#: mode.
-_TAKEN_BY_US = frozenset({Via.ONE_CLICK, Via.PAGE, Via.MAILTO})
 
 #: What a footer would have met.
 _FOOTER_DUTIES = frozenset({Reason.NO_IDENTITY, Reason.NO_POSTAL_ADDRESS, Reason.NO_UNSUBSCRIBE})
@@ -148,7 +155,7 @@ class Judge:
             stream=mail.stream,
             mode=mail.stream.mode,
             cases=tuple(cases),
-            intake=self._intake(_submission(mail), cases, snapshot, at),
+            intake=self._intake(_submission(mail, cases), cases, snapshot, at),
         )
 
     async def again(
@@ -294,7 +301,7 @@ class Judge:
         seconds = time.perf_counter() - started
         state, reply = State.ATTEMPTING, ""
         if not decision.allowed and (
-            mail.stream.mode == "enforce" or _own_opt_out(decision, known.events)
+            mail.stream.mode == "enforce" or self._own_opt_out(decision, facts)
         ):
             blocked = decision.verdict is Verdict.BLOCK
             state = State.BLOCKED if blocked else State.RETURNED
@@ -315,6 +322,21 @@ class Judge:
             seconds=seconds,
             language=facts.recipient.language or "",
         )
+
+    def _own_opt_out(self, decision: Decision, facts: Facts) -> bool:
+        """Whether an opt-out that Sluis itself took blocks (the exception of observe mode), also
+        where the decision names another objection or a bounce first.
+        """
+        if decision.reason is not Reason.SUPPRESSED:
+            return False
+        events = tuple(
+            e
+            for e in facts.events
+            if not isinstance(e.detail, Objection | Complaint | Bounce)
+            or (isinstance(e.detail, Objection) and e.detail.via in TAKEN_HERE)
+        )
+        alone = decide(replace(facts, events=events), self._packs)
+        return alone.reason is Reason.SUPPRESSED
 
     def _intake(
         self, submission: Submission, cases: Sequence[Case], snapshot: Snapshot, at: datetime
@@ -358,19 +380,6 @@ def _is_marketing(decision: Decision) -> bool:
     return decision.reason is not Reason.NOT_MARKETING
 
 
-def _own_opt_out(decision: Decision, events: Sequence[Event]) -> bool:
-    """Whether the block rests on an opt-out that Sluis itself took (the exception of observe
-    mode)."""
-    if decision.reason is not Reason.SUPPRESSED:
-        return False
-    cause = next((e for e in events if e.uid == decision.event), None)
-    return (
-        cause is not None
-        and isinstance(cause.detail, Objection)
-        and cause.detail.via in _TAKEN_BY_US
-    )
-
-
 def _copy_key(mail: Mail, subject: Subject) -> str:
     """The "same copy" hash (design section 4); random without a Message-ID: never deduplicated."""
     if not mail.message_id:
@@ -387,7 +396,7 @@ def _copy_key(mail: Mail, subject: Subject) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _submission(mail: Mail) -> Submission:
+def _submission(mail: Mail, cases: Sequence[Case]) -> Submission:
     envelope = mail.envelope
     return Submission(
         ref=envelope.ref,
@@ -407,5 +416,7 @@ def _submission(mail: Mail) -> Submission:
         variant=mail.control.variant,
         template=mail.control.template,
         forward=mail.forward,
-        marks=mail.marks,
+        marks=mail.marks_of(
+            [frozenset(c.decision.obligations) for c in cases if c.state is State.ATTEMPTING]
+        ),
     )

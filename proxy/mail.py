@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
@@ -112,13 +113,23 @@ class Mail:
         """The opt-out URI of the app that ours replaced, for passing opt-outs on."""
         return self.plan.forward.uri if self.plan.forward else ""
 
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """What the journal notes about the edits."""
+    def marks_of(self, duties: Collection[AbstractSet[str]]) -> tuple[str, ...]:
+        """What the journal notes about the edits; `duties` are those that each copy that leaves
+        is given.
+        """
         if self.shown is None:
             return (*self.plan.marks, *self.notes)
+        shown = self.shown.marks
+        if duties and self.footed and all(self.body.edits(given) for given in duties):
+            shown = tuple(mark for mark in shown if mark != "partial_alternative")
+        body = self.body.marks if self.footed and any(duties) else ()
         opaque = (f"opaque: {self.shown.opaque}",) if self.shown.opaque else ()
-        return (*self.plan.marks, *self.shown.marks, *self.body.marks, *self.notes, *opaque)
+        return (*self.plan.marks, *shown, *body, *self.notes, *opaque)
+
+    @property
+    def footed(self) -> bool:
+        """Whether copies get a footer where something is missing."""
+        return self.enforced and self.stream.footer == "auto"
 
 
 class Reader:

@@ -18,7 +18,7 @@ from proxy.message.footer import DUTIES, IDENTITY, POSTAL_ADDRESS, UNSUBSCRIBE, 
 from proxy.message.header import Header
 from proxy.message.inspect import ANYONE, Seen, Shown, richest_of
 from proxy.message.transfer import ImpossibleError, Place, Replacement, Transfer
-from proxy.replies import Reply
+from proxy.replies import Reply, printable
 
 _MAX_LINE = 998
 _NAME = "sluis.unsubscribe_url"
@@ -135,7 +135,7 @@ def plan_body(
     would break and that cannot be made again, "" for none. Bounded work, for a thread when large.
     """
     if shown.opaque:
-        return BodyPlan(content=content, start=header.end, stopped=shown.opaque)
+        return BodyPlan(content=content, start=header.end, stopped=printable(shown.opaque))
     rich = [seen for seen in shown.seen if seen.kind is not Kind.AMP]
     pages: list[_Page] = []
     why = ""
@@ -175,7 +175,7 @@ def plan_body(
         brand=brand,
         pages=tuple(pages) if problem is None else (),
         can_inject=possible,
-        stopped=why or kept_from,
+        stopped=printable(why or kept_from),
         placeholders=found if problem is None else 0,
         refused=problem,
         room=2 * growth,

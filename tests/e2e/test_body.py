@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import email
 import email.policy
+import json
 import re
+import sqlite3
 import urllib.request
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -114,6 +117,32 @@ async def test_what_the_law_of_the_recipient_wants_is_what_is_added(world: Make)
     said = {m.recipients[0].decode(): m.content for m in w.sink.messages}
     assert b"Keizersgracht" not in said[ANNA]
     assert b"\r\nKeizersgracht 1, 1015 AA Amsterdam\r\n" in said[BRAM]
+
+
+def noted(w: World, ref: str) -> set[str]:
+    path = w.settings.store.sqlite_path(w.settings.server.data_dir)
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as store:
+        [(text,)] = store.execute("SELECT marks FROM submission WHERE ref = ?", (ref,))
+    return set(json.loads(text))
+
+
+async def test_the_journal_tells_what_was_edited(world: Make) -> None:
+    w = await world(
+        edit=lambda text: text.replace("Acme Schoenen B.V.", "Caf\u00e9 Acme"),
+    )
+    await w.know(ANNA, "opt-in", **OPT_IN)
+    marks = {}
+    html = "<p>Caf&eacute; Acme</p><a href='https://x.example/'>Unsubscribe</a>"
+    for case, content in {
+        "ascii": message(text="News"),
+        "partial": message(headers=[MULTIPART], text=alternative("News", html)),
+        "both": message(headers=[MULTIPART], text=alternative("News", "<p>News</p>")),
+    }.items():
+        reply = await w.send(ANNA, content)
+        [row] = await w.journal(reply)
+        marks[case] = noted(w, row.ref) & {"footer_ascii", "partial_alternative"}
+    assert marks == {"ascii": {"footer_ascii"}, "partial": {"partial_alternative"},
+                     "both": {"footer_ascii"}}  # fmt: skip
 
 
 async def test_a_second_pass_adds_nothing(world: Make) -> None:
