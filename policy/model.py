@@ -110,6 +110,10 @@ class Via(StrEnum):
     STAFF = "staff"
 
 
+#: An objection that came by one of these was taken by Sluis itself: it blocks also in observe mode.
+TAKEN_HERE = frozenset({Via.ONE_CLICK, Via.PAGE, Via.MAILTO})
+
+
 class ContactVia(StrEnum):
     """By which act a person was in contact. Opening a mail is no act: recorded, it never counts."""
 
