@@ -31,6 +31,7 @@ from policy.events import (
     text,
 )
 from policy.model import Detail
+from proxy.config.overlay import zone
 from proxy.keys import Keys
 from proxy.store.model import NewAttributes, NewEvent
 
@@ -329,6 +330,8 @@ def _entry(
         recipient_from(values)
     except FieldError as error:
         raise _Bad(error.key, error.words) from error
+    if "timezone" in values and zone(str(values["timezone"])) is None:
+        raise _Bad("timezone", f"{values['timezone']!r} is no time zone known here")
     event = NewEvent(
         uid=event_uid(sender, address.exact, type_, at, evidence),
         subject=subject,

@@ -382,3 +382,15 @@ def test_a_command_that_needs_a_ledger_says_where_none_is(sluis: Run, tmp_path: 
     code, _, err = sluis("explain", "anna@example.nl", "--stream", "newsletter")
     assert code == os.EX_UNAVAILABLE
     assert str(tmp_path / "data") in err
+
+
+@pytest.mark.parametrize("name", ["Europe/Nowhere", "half past nine", "../../etc/passwd"])
+def test_a_recipients_zone_must_be_one(sluis: Run, tmp_path: Path, name: str) -> None:
+    header = HEADER.replace("kind", "timezone")
+    good = ANNA.replace("consumer", "Asia/Kathmandu")
+    bad = good.replace("Asia/Kathmandu", name).replace("anna@", "bram@")
+    code, out, err = sluis("import", str(write(tmp_path, header, good, bad)))
+    assert code == 65
+    assert "column timezone: " in out + err
+    code, out, _ = sluis("consent", "show", "anna@example.nl", "--json")
+    assert "Asia/Kathmandu" in out
