@@ -103,6 +103,9 @@ class Listener(Table):
     key: FilePath | None = None
     auth: Auth = "none"
     trusted_networks: tuple[Trusted, ...] = ()
+    proxy_protocol: tuple[Trusted, ...] = ()
+    xclient_networks: tuple[Trusted, ...] = ()
+    bare_newline: Literal["refuse", "normalise"] = "refuse"
     stream: Id | None = None
     may_set_stream: Bool = False
 

@@ -1,17 +1,23 @@
 """The octets between 354 and the end of data (RFC 5321 4.1.1.4), chunk by chunk, without I/O.
 
-Only CRLF ends a line and only CRLF.CRLF ends the data; nothing else is repaired or taken for it,
-because the next server may read it otherwise (SMTP smuggling). What is wrong is remembered until
-the real end, so that the reply answers the whole message and the client stays in step; from then on
-nothing is kept but a few octets. How the octets were cut into chunks never changes the result.
+Only CRLF ends a line and only CRLF.CRLF ends the data; nothing else is taken for it, because the
+next server may read it otherwise (SMTP smuggling). A bare CR or LF is a fault, or, where asked for,
+made into what the next server reads in one way only: a bare LF ends its line like CRLF, a bare CR
+is a space. What is wrong is remembered until the real end, so that the reply answers the whole
+message and the client stays in step; from then on nothing is kept but a few octets. How the octets
+were cut into chunks never changes the result.
 """
 
 from __future__ import annotations
+
+import re
 
 from proxy.replies import Reply
 from proxy.smtp import replies
 
 _END = b"\r\n.\r\n"
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_BARE_CR = re.compile(rb"\r(?!\n)")
 _SLACK = 65536  # octets read beyond twice the size limit before giving up on the client
 
 
@@ -19,10 +25,11 @@ class Incoming:
     """One message on its way in. Feed until it is `True`; then `content` or `fault`, and `rest`.
 
     `size_limit` and `line_limit` are octets; a line is counted without CRLF and without a stuffed
-    dot.
+    dot, and as it is after normalising. With `normalise` the content has no bare CR or LF.
     """
 
-    def __init__(self, *, size_limit: int, line_limit: int) -> None:
+    def __init__(self, *, size_limit: int, line_limit: int, normalise: bool = False) -> None:
+        self._normalise = normalise
         self._size_limit = size_limit
         self._line_limit = line_limit
         self._content = bytearray()
@@ -68,7 +75,9 @@ class Incoming:
             self.rest = data[end + 5 :]
             self._take(data, end + 2)
             return True
-        cut = data.rfind(b"\r\n")
+        cut = data.rfind(b"\n" if self._normalise else b"\r\n")
+        if self._normalise and cut > 0 and data[cut - 1] == 0x0D:
+            cut -= 1
         if cut >= 0:
             self._take(data, cut)
             data = data[cut:]
@@ -89,7 +98,12 @@ class Incoming:
         block = data[:end]
         pairs = block.count(b"\r\n")
         if block.count(b"\n") != pairs or block.count(b"\r") != pairs:
-            self._bare = True
+            if self._normalise:
+                # As Postfix does it; lines that end in CR CR LF are not doubled.
+                block = _BARE_LF.sub(b"\r\n", block)
+                block = _BARE_CR.sub(b" ", block)
+            else:
+                self._bare = True
         if not self._nul and b"\0" in block:
             self._nul = True
         if not self._long and self._has_long_line(block):

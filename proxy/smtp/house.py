@@ -24,6 +24,7 @@ class Connection(Protocol):
 
     peer: str
     network: str
+    exempt: bool  # counts in all only, not with its network
     dialogue: Session | None
 
     def part(self) -> None:
@@ -78,12 +79,28 @@ class House:
         refusal = (
             replies.SHUTTING_DOWN
             if self._closing
-            else self._admission.enter(address, trusted=bool(connection.network))
+            else self._admission.enter(address, trusted=connection.exempt)
         )
         if refusal is None:
             self._connections.add(connection)
             self._counters.connection_opened(self.listener.address)
             return None
+        self.refuse(connection, refusal)
+        return refusal
+
+    def move(
+        self, connection: Connection, before: Address | None, after: Address | None, *, exempt: bool
+    ) -> Reply | None:
+        """A proxy's connection turns out to be one of `after`; or the refusal, and it stays."""
+        self._admission.leave(before, trusted=True)
+        refusal = self._admission.enter(after, trusted=exempt)
+        if refusal is not None:
+            self._admission.enter(before, trusted=True)  # its own place is free still
+            self.refuse(connection, refusal)
+        return refusal
+
+    def refuse(self, connection: Connection, refusal: Reply) -> None:
+        """Note a connection that is not served."""
         self._counters.reply("connect", refusal.code)
         log.smtp_refused(
             listener=self.listener.address,
@@ -92,12 +109,11 @@ class House:
             code=refusal.code,
             reason=refusal.text,
         )
-        return refusal
 
     def leave(self, connection: Connection, address: Address | None) -> None:
         """A connection that was let in has ended."""
         self._connections.discard(connection)
-        self._admission.leave(address, trusted=bool(connection.network))
+        self._admission.leave(address, trusted=connection.exempt)
         self._counters.connection_closed(self.listener.address)
         self._look_around()
 

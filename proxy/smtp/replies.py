@@ -31,6 +31,7 @@ TOO_MANY_MESSAGES = Reply(421, "4.7.0", "too many messages in one session, conne
 TOO_MUCH_DATA = Reply(421, "4.3.4", "far more than the maximum message size")
 COMMAND_TOO_LONG_TO_READ = Reply(421, "4.7.0", "endless command line")
 TALKED_TOO_EARLY = Reply(554, "5.5.0", "data sent before it was asked for")
+NO_PROXY_HEADER = Reply(421, "4.7.0", "no PROXY header from a proxy")
 NO_CHUNKING = Reply(502, "5.5.1", "CHUNKING is not offered")
 NOT_A_WEB_SERVER = Reply(554, "5.5.1", "this is an SMTP server")
 
@@ -75,6 +76,9 @@ AUTH_BASE64 = Reply(501, "5.5.2", "malformed authentication response")
 AUTH_TOO_LONG = Reply(500, "5.5.6", "authentication response too long")
 AUTH_CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
 TLS_ALREADY = Reply(503, "5.5.1", "TLS is active already")
+NOT_FOR_OTHERS = Reply(550, "5.7.1", "not-authorised to speak for other clients")
+XCLIENT_SYNTAX = Reply(501, "5.5.4", "syntax: XCLIENT attribute=value, values in xtext")
+XCLIENT_LOGIN = Reply(501, "5.5.4", "no such login")
 
 GO_AHEAD = b"354 end data with <CR><LF>.<CR><LF>\r\n"
 

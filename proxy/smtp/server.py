@@ -19,15 +19,18 @@ from typing import cast
 from aiosmtpd.smtp import SMTP
 
 from proxy.config import Listener, Settings
-from proxy.smtp import Gate
+from proxy.replies import Reply
+from proxy.smtp import Gate, replies
 from proxy.smtp.house import House
 from proxy.smtp.limits import (
     GOODBYE_SECONDS,
     HANDSHAKE_SECONDS,
+    Address,
     Admission,
     read_peer,
     trusted_network,
 )
+from proxy.smtp.proxied import Announced, read_header
 from proxy.smtp.session import Session
 from proxy.smtp.wire import Counters, EndlessLine, Gone
 
@@ -35,6 +38,7 @@ _CHUNK = 1 << 20  # as much as the reader holds
 _LINE_MAX = 1 << 16  # octets without LF before a command line counts as endless
 _OUT_MAX = 1 << 15  # queued replies are sent at the latest at this size
 _BACKLOG = 1024
+_HUSH = 4  # turns of the loop until what is in the socket already has been read
 
 
 class RelaySMTP(SMTP):
@@ -49,13 +53,14 @@ class RelaySMTP(SMTP):
         self._out = bytearray()
         self._admitted = False
         self._address = read_peer(None)
+        self._header: bytearray | None = None  # of the PROXY protocol, while it comes in
         self._raw: asyncio.Transport | None = None
         self._deadline = math.inf
         self._alarm_at = math.inf
         self._ends_at = math.inf
         self._goodbye: asyncio.TimerHandle | None = None
         self.peer = self.network = ""
-        self.tls = False
+        self.tls = self.exempt = self.may_speak_for_others = False
         self.dialogue: Session | None = None
 
     # -- Connection ------------------------------------------------------------------------------
@@ -66,24 +71,80 @@ class RelaySMTP(SMTP):
         if self._raw is not None:
             self.tls = True
             super().connection_made(transport)
-            return
+            return None
         self._raw = transport
-        self._address = read_peer(transport.get_extra_info("peername"))
-        self.peer = str(self._address or "")
-        self.network = trusted_network(self._address, self._house.listener.trusted_networks)
+        self._take_for(read_peer(transport.get_extra_info("peername")))
+        listener = self._house.listener
+        is_proxy = bool(trusted_network(self._address, listener.proxy_protocol))
+        self.exempt = is_proxy or bool(self.network)
         refusal = self._house.enter(self, self._address)
         if refusal is not None:
-            if self._house.listener.tls != "implicit":
-                transport.write(f"{refusal}\r\n".encode("ascii"))
-            transport.close()
-            return
+            return self._turn_away(refusal)
         self._admitted = True
         self._ends_at = self.loop.time() + self._house.session_seconds
+        if is_proxy:
+            self._header = bytearray()
+            self._take_for(None)
+            return self._wait_until(self.loop.time() + HANDSHAKE_SECONDS)
+        return self._open(b"")
+
+    def data_received(self, octets: bytes) -> None:
+        """What a proxy says of its client comes before all else, TLS too."""
+        if self._header is None:
+            return super().data_received(octets)
+        self._header += octets
+        try:
+            found = read_header(bytes(self._header))
+        except ValueError:
+            self._house.refuse(self, replies.NO_PROXY_HEADER)
+            return self.cut()
+        return None if found is None else self._announced(found)
+
+    def _announced(self, found: Announced) -> None:
+        rest = bytes(self._header or b"")[found.size :]
+        self._header = None
+        before, self.exempt = self._address, True
+        self._take_for(found.client)
+        refusal = self._house.move(self, before, found.client, exempt=bool(self.network))
+        if refusal is not None:
+            self._address = before
+            return self._turn_away(refusal)
+        self.exempt = bool(self.network)
+        return self._open(rest)
+
+    def _open(self, octets: bytes) -> None:
+        """Begin: TLS, or the session. `octets` came already."""
+        transport = cast("asyncio.Transport", self._raw)
         if self._house.listener.tls == "implicit":
-            # Here, not in create_server: a handshake takes a place too. Nothing has been read yet.
+            # Here, not in create_server: a handshake takes a place too.
+            self.hold()
             self._layer_tls(transport).add_done_callback(self._after_implicit_handshake)
-        else:
-            super().connection_made(transport)
+            if octets and self._tls_protocol is not None:
+                feed = asyncio.protocols._feed_data_to_buffered_proto  # type: ignore[attr-defined]
+                feed(self._tls_protocol, octets)
+            return
+        super().connection_made(transport)
+        if octets:
+            super().data_received(octets)
+
+    def _take_for(self, client: Address | None) -> None:
+        """The client is `client`; None is one that nobody knows, and that nobody trusts."""
+        listener = self._house.listener
+        self._address = client
+        self.peer = str(client or "")
+        self.network = trusted_network(client, listener.trusted_networks)
+        self.may_speak_for_others = bool(trusted_network(client, listener.xclient_networks))
+
+    def assume(self, client: Address | None) -> None:
+        """XCLIENT: the peer speaks for `client` now. Its place, and its right to do so, remain."""
+        self.peer = str(client or "")
+        self.network = trusted_network(client, self._house.listener.trusted_networks)
+
+    def _turn_away(self, refusal: Reply) -> None:
+        transport = cast("asyncio.Transport", self._raw)
+        if self._house.listener.tls != "implicit":
+            transport.write(f"{refusal}\r\n".encode("ascii"))
+        transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Gives the place back. The session's task ends; what it handed to the gate does not."""
@@ -99,7 +160,7 @@ class RelaySMTP(SMTP):
     def eof_received(self) -> bool:
         """A half-close is no end: the client still reads its replies (impossible under TLS)."""
         asyncio.StreamReaderProtocol.eof_received(self)
-        return self._admitted and not self.tls
+        return self._admitted and not self.tls and self._header is None
 
     async def _handle_client(self) -> None:
         self.dialogue = Session(self, self._house.desk)
@@ -172,6 +233,11 @@ class RelaySMTP(SMTP):
         self._wait_until(deadline)
         return await self._more()
 
+    async def hush(self) -> None:
+        """Let arrive what the client sent before it was greeted."""
+        for _ in range(_HUSH):
+            await asyncio.sleep(0)
+
     def give_back(self, octets: bytes) -> None:
         """Octets read too far; they come first next time."""
         self._in[:0] = octets
@@ -212,10 +278,11 @@ class RelaySMTP(SMTP):
         if self.loop.time() < self._deadline:
             if self._deadline < math.inf:
                 self._set_alarm(self._deadline)
-            return
-        if self.dialogue is not None:
-            self.dialogue.time_out(session_over=self._deadline == self._ends_at)
-        self.part()
+            return None
+        if self.dialogue is None:
+            return self.cut()
+        self.dialogue.time_out(session_over=self._deadline == self._ends_at)
+        return self.part()
 
     # -- TLS -------------------------------------------------------------------------------------
 

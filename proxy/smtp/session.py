@@ -18,6 +18,7 @@ from proxy.replies import Reply, our_fault
 from proxy.smtp import auth, command, replies
 from proxy.smtp.data import Incoming
 from proxy.smtp.limits import AUTH_FAILURES, IDLE_COMMANDS, data_deadline
+from proxy.smtp.proxied import XCLIENT_NAMES, read_xclient
 from proxy.smtp.wire import Desk, EndlessLine, Gone, Wire
 
 # Octets of a command line with CRLF: RFC 5321 4.5.3.1.4 and what the extensions add; RFC 4954
@@ -59,7 +60,11 @@ class Session:
 
     async def run(self) -> None:
         """Greet, then answer one command after the other."""
-        self._wire.say(replies.greeting(self._hostname))
+        await self._wire.hush()
+        if self._wire.pending:
+            self._end(replies.TALKED_TOO_EARLY)
+        else:
+            self._wire.say(replies.greeting(self._hostname))
         while not self._over:
             if self._draining:
                 self._end(replies.SHUTTING_DOWN)
@@ -193,6 +198,8 @@ class Session:
             offers.append("DSN")
         if self._desk.listener.tls == "starttls" and not self._wire.tls:
             offers.append("STARTTLS")
+        if self._wire.may_speak_for_others:
+            offers.append("XCLIENT " + " ".join(XCLIENT_NAMES))
         if self._auth_helps and self._password_is_safe:
             offers.append("AUTH " + " ".join(auth.MECHANISMS))
         return offers
@@ -250,6 +257,27 @@ class Session:
         self._extended = self._notices = False
         self._transaction = None
         return None
+
+    async def _on_xclient(self, argument: bytes) -> None:
+        if not self._wire.may_speak_for_others:
+            return self._error(replies.NOT_FOR_OTHERS)
+        if self._transaction is not None:
+            return self._error(replies.AUTH_IN_TRANSACTION)
+        try:
+            said = read_xclient(argument)
+        except ValueError:
+            return self._error(replies.XCLIENT_SYNTAX)
+        if said.login and self._desk.settings.credential(said.login) is None:
+            return self._error(replies.XCLIENT_LOGIN)
+        if not self._idle():
+            return None
+        if said.address is not None:
+            self._wire.assume(said.client)
+        # The session starts anew, as somebody else's.
+        self._helo, self._user = "", said.login or ""
+        self._extended = self._notices = False
+        self._wire.say(replies.greeting(self._hostname))
+        return self._desk.counters.reply(self._verb, 220)
 
     @property
     def _auth_helps(self) -> bool:
@@ -422,7 +450,11 @@ class Session:
 
     async def _receive(self) -> Incoming | None:
         """The whole message; None when the client sends on and on. Raises `Gone`."""
-        incoming = Incoming(size_limit=self._limits.message_size, line_limit=self._limits.line)
+        incoming = Incoming(
+            size_limit=self._limits.message_size,
+            line_limit=self._limits.line,
+            normalise=self._desk.listener.bare_newline == "normalise",
+        )
         started = self._desk.now()
         while not incoming.overrun:
             deadline = data_deadline(
@@ -462,4 +494,5 @@ _COMMANDS: dict[bytes, Callable[[Session, bytes], Awaitable[None]]] = {
     b"BDAT": Session._on_bdat,
     b"AUTH": Session._on_auth,
     b"STARTTLS": Session._on_starttls,
+    b"XCLIENT": Session._on_xclient,
 }

@@ -12,6 +12,7 @@ from proxy.config import Listener, Settings
 from proxy.replies import Reply
 from proxy.smtp import Gate
 from proxy.smtp.auth import Authenticator
+from proxy.smtp.limits import Address
 
 
 class Gone(ConnectionError):
@@ -36,6 +37,7 @@ class Wire(Protocol):
     peer: str
     network: str
     tls: bool
+    may_speak_for_others: bool
 
     @property
     def pending(self) -> bool:
@@ -56,6 +58,14 @@ class Wire(Protocol):
 
     async def read(self, deadline: float) -> bytes:
         """The next octets, at least one. Raises `Gone`."""
+        ...
+
+    async def hush(self) -> None:
+        """Let arrive what the client sent before it was greeted."""
+        ...
+
+    def assume(self, client: Address | None) -> None:
+        """The peer speaks for `client` from now on; None is one that nobody knows."""
         ...
 
     def give_back(self, octets: bytes) -> None:

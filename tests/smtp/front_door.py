@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -261,9 +261,11 @@ def front_door(
     tls: Tls = "none",
     auth: Auth = "none",
     admission: Callable[[Limits], Admission] | None = None,
+    more: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> Iterator[Door]:
-    """A listener on a free loopback port; `limits` as in `[limits]`. TLS needs `tmp_path`."""
+    """A listener on a free loopback port; `limits` as in `[limits]`, `more` other keys of the
+    listener. TLS needs `tmp_path`."""
     files: dict[str, Path] = {}
     context = ssl.create_default_context()
     if tls != "none":
@@ -279,6 +281,7 @@ def front_door(
         auth=auth,
         trusted_networks=("127.0.0.0/8",) if trusted else (),
         **files,
+        **(more or {}),
     )
     settings = settings_for(listener, Limits(**limits), credential())
     gate = gate or RecordingGate()

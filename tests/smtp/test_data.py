@@ -15,11 +15,13 @@ from proxy.smtp.data import Incoming
 SIZE, LINE = 60, 12
 
 
-def model(stream: bytes) -> tuple[object, bytes]:
+def model(stream: bytes, *, normalise: bool = False) -> tuple[object, bytes]:
     """(content or the refusal, what follows the end) of a stream that has an end."""
     text = b"\r\n" + stream
     end = text.index(b"\r\n.\r\n")
     body, rest = text[2 : end + 2], text[end + 5 :]
+    if normalise:
+        body = re.sub(rb"\r(?!\n)", b" ", re.sub(rb"(?<!\r)\n", b"\r\n", body))
     lines = [line[1:] if line[:1] == b"." else line for line in body.split(b"\r\n")]
     content = b"\r\n".join(lines)
     if len(content) > SIZE:
@@ -33,9 +35,9 @@ def model(stream: bytes) -> tuple[object, bytes]:
     return content, rest
 
 
-def read(stream: bytes, cuts: list[int]) -> tuple[object, bytes]:
+def read(stream: bytes, cuts: list[int], *, normalise: bool = False) -> tuple[object, bytes]:
     """The same by `Incoming`, in the pieces between `cuts`."""
-    incoming = Incoming(size_limit=SIZE, line_limit=LINE)
+    incoming = Incoming(size_limit=SIZE, line_limit=LINE, normalise=normalise)
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     for start, stop in pairwise(edges):
         if incoming.feed(stream[start:stop]):
@@ -67,13 +69,23 @@ good_pieces = st.sampled_from([b".", b"..", b"\r\n", b"a", b"ab", b"x" * 5])
 def test_any_stream_any_cuts(body: bytes, cuts: list[int]) -> None:
     stream = body + b"\r\n.\r\nNOOP\r\n"
     assert read(stream, cuts) == model(stream)
+    assert read(stream, cuts, normalise=True) == model(stream, normalise=True)
 
 
 @settings(max_examples=200)
 @given(st.lists(pieces, max_size=10).map(b"".join))
 def test_octet_by_octet(body: bytes) -> None:
     stream = body + b"\r\n.\r\nQUIT\r\n"
-    assert read(stream, list(range(len(stream)))) == model(stream)
+    each = list(range(len(stream)))
+    assert read(stream, each) == model(stream)
+    assert read(stream, each, normalise=True) == model(stream, normalise=True)
+
+
+@given(st.lists(pieces, max_size=14).map(b"".join))
+def test_what_was_normalised_is_read_in_one_way_only(body: bytes) -> None:
+    content, _ = read(body + b"\r\n.\r\n", [], normalise=True)
+    if isinstance(content, bytes):
+        assert content.count(b"\r") == content.count(b"\n") == content.count(b"\r\n")
 
 
 @given(st.lists(good_pieces, max_size=8).map(b"".join), st.lists(st.integers(0, 99), max_size=4))

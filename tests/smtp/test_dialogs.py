@@ -96,8 +96,11 @@ def test_dialogue(path: Path, tmp_path: Path) -> None:
     gate = Witness()
     arguments = listener(lines)
     gate.notices = arguments.pop("dsn", True)
+    keys = ("xclient_networks", "proxy_protocol", "bare_newline")
+    more = {key: arguments.pop(key) for key in keys if key in arguments}
+    more = {k: v if k == "bare_newline" else tuple(v.split(" ")) for k, v in more.items()}
     with (
-        front_door(tmp_path, gate=gate, **arguments) as door,
+        front_door(tmp_path, gate=gate, more=more, **arguments) as door,
         door.connect(greet=False) as client,
     ):
         play(lines, door, client)

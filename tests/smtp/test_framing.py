@@ -72,7 +72,7 @@ TRANSACTION = (
     b"EHLO c.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<x@y.example>\r\nDATA\r\n"
     b"Subject: s\r\n\r\n..dot\r\nlast\r\n.\r\nRSET\r\nQUIT\r\n"
 )
-CODES = ["220", "250", "250", "250", "354", "250", "250", "221"]
+CODES = ["250", "250", "250", "354", "250", "250", "221"]
 CONTENT = b"Subject: s\r\n\r\n.dot\r\nlast\r\n"
 
 
@@ -86,20 +86,16 @@ def codes_until_close(client: Client) -> list[str]:
 def test_every_split_of_a_transaction() -> None:
     with front_door() as door:
         for cut in range(len(TRANSACTION) + 1):
-            with door.connect(greet=False) as client:
+            with door.connect() as client:
                 client.send(TRANSACTION[:cut])
-                if cut:
-                    # Once a reply to it has come, the first part has certainly been read by itself.
-                    client.lines()
-                else:
-                    client.lines()
+                door.call(lambda: None)  # a turn of the loop: mostly the first part is read alone
                 client.send(TRANSACTION[cut:])
-                assert ["220", *codes_until_close(client)] == CODES, cut
+                assert codes_until_close(client) == CODES, cut
         assert [s.content for s in door.gate.submitted] == [CONTENT] * (len(TRANSACTION) + 1)
 
 
 def test_octet_by_octet() -> None:
-    with front_door() as door, door.connect(greet=False) as client:
+    with front_door() as door, door.connect() as client:
         for n in range(len(TRANSACTION)):
             client.send(TRANSACTION[n : n + 1])
         assert codes_until_close(client) == CODES

@@ -396,12 +396,17 @@ def test_where_a_password_would_help_the_client_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["XCLIENT ADDR=10.0.0.1", "XFORWARD ADDR=10.0.0.1", "PROXY TCP4 1 2 3 4"]
+    ("verb", "answer"),
+    [
+        ("XCLIENT ADDR=10.0.0.1", "550 5.7.1 "),
+        ("XFORWARD ADDR=10.0.0.1", "500 5.5.1 "),
+        ("PROXY TCP4 10.0.0.1 10.0.0.2 3 4", "500 5.5.1 "),
+    ],
 )
-def test_nobody_tells_us_another_address(verb: str) -> None:
+def test_nobody_tells_us_another_address(verb: str, answer: str) -> None:
     with front_door(trusted=False) as door, door.connect() as client:
-        client.hello()
-        assert client.say(verb).startswith("500 5.5.1 ")
+        assert "XCLIENT" not in client.hello()
+        assert client.say(verb).startswith(answer)
         assert client.code("MAIL FROM:<a@b.example>") == 250
         assert door.gate.mails[0].submitter.peer == "127.0.0.1"
         assert door.gate.mails[0].submitter.network == ""
