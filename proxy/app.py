@@ -37,6 +37,7 @@ from proxy.store.model import Store
 from proxy.store.sqlite import open_sqlite
 from proxy.telemetry import Telemetry
 from proxy.web.admin import admin_app
+from proxy.web.api import Api
 from proxy.web.public import public_app
 from proxy.web.server import HttpServer
 
@@ -104,7 +105,8 @@ async def running(
         for pack in packs:
             log.pack_loaded(pack=pack.id, version=pack.version, digest=pack.digest)
 
-        admin = HttpServer(admin_app(telemetry, health), _bind(settings, "http.admin"))
+        api = Api(settings, keys, packs, clock=clock)
+        admin = HttpServer(admin_app(telemetry, health, api.app), _bind(settings, "http.admin"))
         await admin.start()
         stack.push_async_callback(admin.stop)
 
@@ -118,6 +120,7 @@ async def running(
         )
         stack.push_async_callback(store.close)
         recovered = await store.recover()
+        api.store = store
 
         pool = Pool(settings.upstreams, hostname=settings.server.hostname, telemetry=telemetry)
         stack.push_async_callback(pool.close)

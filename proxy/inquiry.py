@@ -15,7 +15,7 @@ from policy import model
 from policy.address import Address
 from policy.engine import decide
 from policy.explain import remedy
-from policy.model import Decision, Facts, Message
+from policy.model import Decision, Facts, Message, Reason, Verdict
 from policy.pack import Packs
 from proxy.config import Settings, Stream
 from proxy.facts import assumed_message, facts_for, mails_since, recipient_facts, sender_facts
@@ -110,6 +110,22 @@ def decision_fields(decision: Decision, language: str = "en") -> dict[str, objec
         "until": decision.until,
         "needs_review": decision.needs_review,
         "remedy": "" if decision.allowed else remedy(decision.reason, language),
+    }
+
+
+def refusal_fields(words: str, language: str = "en") -> dict[str, object]:
+    """The same for what is no address; `words` say why, without it."""
+    return {
+        "verdict": Verdict.BLOCK.value,
+        "reason": Reason.INVALID_ADDRESS.value,
+        "cite": "RFC 5321",
+        "pack": "",
+        "rule": "",
+        "jurisdiction": "",
+        "expires_at": None,
+        "until": None,
+        "needs_review": False,
+        "remedy": f"{remedy(Reason.INVALID_ADDRESS, language)} ({words})",
     }
 
 

@@ -360,6 +360,19 @@ def optout_recorded(*, ref: str, sender: str, stream: str, via: str) -> None:
     _out.info("optout.recorded", ref=ref, sender=sender, stream=stream, via=via)
 
 
+def api_answered(*, token: str, stream: str, subjects: int) -> None:
+    """The API told the holder of a token about so many people."""
+    _limited(
+        "info",
+        "api.answered",
+        (token, stream),
+        _ROUTINE,
+        token=token,
+        stream=stream,
+        subjects=subjects,
+    )
+
+
 # -- surroundings --------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proxy.cli import consent, dkim, policy, report
+from proxy.cli import consent, dkim, policy, report, token
 from proxy.errors import ConfigError, SluisError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(consent.app, name="consent")
 app.add_typer(policy.app, name="policy")
 app.add_typer(report.app, name="report")
+app.add_typer(token.app, name="token")
 app.add_typer(dkim.app, name="dkim")
 
 #: The base of all usage errors, wherever this Typer keeps its Click.

@@ -9,7 +9,8 @@ import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -30,8 +31,8 @@ class Metrics(Protocol):
         ...
 
 
-def admin_app(telemetry: Metrics, health: Health) -> Starlette:
-    """`/metrics`, `/healthz` (200 while the loop turns), `/readyz` (200 or 503)."""
+def admin_app(telemetry: Metrics, health: Health, api: ASGIApp | None = None) -> Starlette:
+    """`/metrics`, `/healthz` (200 while the loop turns), `/readyz` (200 or 503), `/api/v1`."""
 
     async def metrics(_: Request) -> Response:
         body, content_type = telemetry.render()
@@ -53,6 +54,7 @@ def admin_app(telemetry: Metrics, health: Health) -> Starlette:
             Route("/metrics", metrics),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            *([Mount("/api/v1", api)] if api is not None else []),
         ],
         exception_handlers={404: problem, 405: problem},
     )
