@@ -172,3 +172,56 @@ def test_what_is_found_stands_there_and_is_that_address(pieces: list[str]) -> No
     for exact, written in mailboxes.as_written([value]).items():
         assert written in value
         assert mailboxes.single(written).address.exact == exact
+
+
+# -- a body that is edited -----------------------------------------------------------------------
+
+ARC = b"".join(
+    name + b": i=1; a=rsa-sha256; d=fwd.example; s=s; h=from; bh=YQ==; b=YQ==\r\n"
+    for name in (b"ARC-Seal", b"ARC-Message-Signature", b"ARC-Authentication-Results")
+)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_an_edited_body_breaks_every_chain_and_signature(edited: bool) -> None:
+    signature = b"DKIM-Signature: v=1; d=esp.example; s=s; h=from; bh=YQ==; b=YQ==\r\n"
+    got = plan(
+        index(BASE + ARC + signature + b"\r\n"),
+        envelope=envelope(),
+        site=SITE,
+        publication=NEWS,
+        body_edited=edited,
+    )
+    header = index(copy_head(got, number=1, recipient=ANNA, token="k1.new"))
+    assert bool(header.named(b"arc-seal")) is not edited
+    assert ("arc_removed" in got.marks) is edited
+    refusal = got.refusal(ANNA)
+    assert (refusal.text if refusal else "") == (
+        "dkim-covered d=esp.example field body: body" if edited else ""
+    )
+
+
+def test_each_copy_names_its_own_recipient_alone() -> None:
+    content = BASE + b"To: Anna\r\n <anna@example.nl>, b@x.example\r\nCc: c@x.example\r\n\r\n"
+    got = plan(index(content), envelope=envelope(), site=SITE, publication=NEWS, rewrite_to=True)
+    for address, shown in {
+        ANNA: b"To: Anna\r\n <anna@example.nl>\r\n",
+        "b@x.example": b"To: b@x.example\r\n",
+        "c@x.example": b"To: c@x.example\r\n",
+        "d@x.example": b"To: d@x.example\r\n",
+    }.items():
+        head = copy_head(got, number=1, recipient=address, token="k1.new")
+        assert head.count(b"\r\nTo: ") == 1
+        assert shown in head
+        assert b"Cc:" not in head
+    assert "to_rewritten" in got.marks
+    no_to = plan(
+        index(BASE + b"Cc: b@x.example, c@x.example\r\n\r\n"),
+        envelope=envelope(),
+        site=SITE,
+        publication=NEWS,
+        rewrite_to=True,
+    )
+    head = copy_head(no_to, number=1, recipient=ANNA, token="k1.new")
+    assert b"To:" not in head
+    assert b"Cc:" not in head
