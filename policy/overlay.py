@@ -6,9 +6,10 @@ this order: blocked products, frequency caps of the stream and the sender, quiet
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING
 
 from policy.basis import NO, UNKNOWN, YES, Case, Condition
@@ -37,8 +38,16 @@ RULE = "overlay"
 BLOCKED_PRODUCTS = "blocked-products"
 
 _LAST = datetime.max.replace(tzinfo=UTC, microsecond=0)
+#: What a rule must allow to have a term: what rests on something that the person did or published.
+TERMS = frozenset(
+    {Reason.CONSENT, Reason.SOFT_OPT_IN, Reason.IMPLIED_CONSENT, Reason.PUBLISHED_ADDRESS}
+)
+
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": _DAY}
+_CAP = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})([mhd])", re.ASCII)
+_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,24 @@ def held(facts: Facts, home: tzinfo | None) -> Held | None:
         wall = _wall(facts.at, zone)
         words = f"{hours.start:%H:%M} to {hours.end:%H:%M} in {zone}, now {wall:%H:%M}"
     return Held(reason, reason, NO, words, _opening(facts.at, full, quiet))
+
+
+def cap_from(text: str) -> Cap | None:
+    """`2/7d` is two mails within seven times 24 hours; None when it is not of this form."""
+    found = _CAP.fullmatch(text)
+    if found is None:
+        return None
+    return Cap(most=int(found[1]), window=int(found[2]) * _UNITS[found[3]])
+
+
+def hours_from(text: str) -> tuple[time, time] | None:
+    """`21:00-08:00`, over midnight where the end is the earlier; None when not of this form."""
+    found = _HOURS.fullmatch(text)
+    if found is None:
+        return None
+    hour, minute, end_hour, end_minute = (int(part) for part in found.groups())
+    start, end = time(hour, minute), time(end_hour, end_minute)
+    return None if start == end else (start, end)
 
 
 def caps(facts: Facts) -> list[tuple[str, Cap]]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from typing import Any, cast
 
 from policy.address import AddressError, parse
@@ -32,20 +32,26 @@ from policy.events import (
     whole,
 )
 from policy.model import (
+    NO_OVERLAY,
+    Cap,
     Category,
     Decision,
     Event,
     Facts,
     Message,
     OptIn,
+    Overlay,
     Purpose,
+    QuietHours,
     Reason,
     Recipient,
     Sender,
+    Sent,
     SimilarGroup,
     Unsubscribe,
     Verdict,
 )
+from policy.overlay import TERMS, cap_from, hours_from
 from policy.pack import Confidence, Packs
 
 _UNKNOWN = "unknown"
@@ -90,9 +96,10 @@ _EVENT_FILLED: dict[str, tuple[str, object]] = {
 _CASE_KEYS = frozenset((
     *("id", "at", "sender", "sender_country", "sender_names", "candidate_countries", "similar"),
     *("lifetimes", "message", "recipient", "events", "expect", "confidence", "note"),
+    *("overlay", "sender_overlay", "sent"),
 ))
 _EXPECT_KEYS = frozenset((
-    *("verdict", "reason", "needs_review", "cite", "rule", "pack", "obligations", "note"),
+    *("verdict", "reason", "needs_review", "cite", "rule", "pack", "obligations", "note", "until"),
 ))
 
 
@@ -110,6 +117,7 @@ class Expect:
     rule: str | None = None
     pack: str | None = None
     obligations: tuple[str, ...] | None = None
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +185,8 @@ def run(case: Case, packs: Packs) -> Outcome:
         wrong.append(f"expected pack {want.pack}, got {got.pack or 'none'}")
     if want.obligations is not None and got.obligations != want.obligations:
         wrong.append(f"expected obligations {want.obligations}, got {got.obligations}")
+    if want.until is not None and got.until != want.until:
+        wrong.append(f"expected until {want.until}, got {got.until or 'none'}")
     return Outcome(not wrong, got, want, "; ".join(wrong))
 
 
@@ -210,10 +220,14 @@ def _case(table: Mapping[str, Any], id_: str, similar: object, lifetimes: object
             similar=_similar(similar) + _similar(table.get("similar", [])),
             lifetimes=_lifetimes(lifetimes) | _lifetimes(table.get("lifetimes", {})),
             candidate_countries=tuple(country(code) for code in candidates),
+            overlay=_overlay(table, "sender_overlay"),
         ),
         recipient=recipient,
-        message=_message(_table(table, "message"), events),
+        message=replace(
+            _message(_table(table, "message"), events), overlay=_overlay(table, "overlay")
+        ),
         events=events,
+        sent=_sent(table.get("sent", [])),
     )
     return Case(id=id_, facts=facts, expect=_expect(_table(table, "expect")))
 
@@ -229,6 +243,7 @@ def _expect(table: Mapping[str, Any]) -> Expect:
             "rule": text,
             "pack": text,
             "obligations": texts,
+            "until": instant,
         },
     )
     if "verdict" not in typed:
@@ -341,6 +356,57 @@ def _similar(value: object) -> tuple[SimilarGroup, ...]:
             )
         )
     return tuple(groups)
+
+
+def _overlay(table: Mapping[str, Any], key: str) -> Overlay:
+    """Hours count in the zone of the recipient's country, else in UTC: no zone is built here."""
+    if key not in table:
+        return NO_OVERLAY
+    fields = read_fields(
+        _table(table, key),
+        {
+            "max_per_person": _cap,
+            "quiet_hours": _hours,
+            "valid_months": _terms,
+            "blocked_products": texts,
+        },
+    )
+    if "max_per_person" in fields:
+        fields["cap"] = fields.pop("max_per_person")
+    return Overlay(**cast(dict[str, Any], fields))
+
+
+def _cap(value: object) -> Cap:
+    cap = cap_from(text(value))
+    if cap is None:
+        raise FieldError("", 'expected mails in a time, such as "2/7d"')
+    return cap
+
+
+def _hours(value: object) -> QuietHours:
+    hours = hours_from(text(value))
+    if hours is None:
+        raise FieldError("", 'expected two times, such as "21:00-08:00"')
+    return QuietHours(start=hours[0], end=hours[1], zone=UTC)
+
+
+def _terms(value: object) -> dict[str, int]:
+    terms = _lifetimes(value)
+    if not TERMS.issuperset(terms):
+        raise FieldError("", "expected months by " + ", ".join(sorted(TERMS)))
+    return terms
+
+
+def _sent(value: object) -> tuple[Sent, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise FieldError("sent", "expected a list of tables")
+    found: list[Sent] = []
+    for item in value:
+        fields = read_fields(item, {"stream": text, "at": instant})
+        if "at" not in fields:
+            raise FieldError("sent.at", "missing")
+        found.append(Sent(cast(str, fields.get("stream", "")), cast(datetime, fields["at"])))
+    return tuple(found)
 
 
 def _lifetimes(value: object) -> dict[str, int]:

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import time, timedelta
 from functools import lru_cache
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, StrictStr
 
-from policy.model import NO_OVERLAY, Cap, Overlay, QuietHours, Reason
+from policy.model import NO_OVERLAY, Overlay, QuietHours
+from policy.overlay import TERMS, cap_from, hours_from
 from proxy.config.values import FrozenCounts, wrong
-
-#: What a rule must allow to have a term: what rests on something that the person did or published.
-TERMS = frozenset(
-    {Reason.CONSENT, Reason.SOFT_OPT_IN, Reason.IMPLIED_CONSENT, Reason.PUBLISHED_ADDRESS}
-)
-
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-_CAP = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})([mhd])")
-_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
-
-
-def cap(text: str) -> Cap | None:
-    """`2/7d` is two mails within seven times 24 hours; None when it is not of this form."""
-    found = _CAP.fullmatch(text)
-    if found is None:
-        return None
-    return Cap(most=int(found[1]), window=int(found[2]) * _UNITS[found[3]])
-
-
-def hours(text: str) -> tuple[time, time] | None:
-    """`21:00-08:00`, over midnight where the end is the earlier; None when not of this form."""
-    found = _HOURS.fullmatch(text)
-    if found is None:
-        return None
-    hour, minute, end_hour, end_minute = (int(part) for part in found.groups())
-    start, end = time(hour, minute), time(end_hour, end_minute)
-    return None if start == end else (start, end)
 
 
 @lru_cache(maxsize=1024)
@@ -62,9 +34,9 @@ def overlay(
     blocked_products: tuple[str, ...],
 ) -> Overlay:
     """The checked settings of a stream or sender as the engine takes them."""
-    quiet, zone_ = hours(quiet_hours or ""), zone(timezone)
+    quiet, zone_ = hours_from(quiet_hours or ""), zone(timezone)
     made = Overlay(
-        cap=cap(max_per_person or ""),
+        cap=cap_from(max_per_person or ""),
         quiet_hours=None
         if quiet is None or zone_ is None
         else QuietHours(start=quiet[0], end=quiet[1], zone=zone_),
@@ -75,7 +47,7 @@ def overlay(
 
 
 def _cap(value: str) -> str:
-    if cap(value) is None:
+    if cap_from(value) is None:
         raise wrong(
             "is no number of mails in a time",
             'write both with a unit of m, h or d: "2/7d" is at most two within seven days',
@@ -84,7 +56,7 @@ def _cap(value: str) -> str:
 
 
 def _hours(value: str) -> str:
-    if hours(value) is None:
+    if hours_from(value) is None:
         raise wrong("is no span of hours", 'write two different times: "21:00-08:00"')
     return value
 

@@ -9,8 +9,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from policy.model import NO_OVERLAY, Cap, Overlay, QuietHours
+from policy.overlay import cap_from, hours_from
 from proxy.config import Settings, load
-from proxy.config.overlay import cap, hours, zone
+from proxy.config.overlay import zone
 from proxy.errors import ConfigError
 
 REFERENCE = Path(__file__).parents[2] / "config" / "sluis.toml"
@@ -55,7 +56,7 @@ def test_everything_set(tmp_path: Path) -> None:
     "text", ["", "2", "0/7d", "2/0d", "2/7", "2/7w", "-1/7d", "2 / 7d", "2/7d "]
 )
 def test_no_cap(text: str, tmp_path: Path) -> None:
-    assert cap(text) is None
+    assert cap_from(text) is None
     with pytest.raises(ConfigError, match="max_per_person"):
         loaded(tmp_path, f'max_per_person = "{text}"')
 
@@ -64,7 +65,7 @@ def test_no_cap(text: str, tmp_path: Path) -> None:
     "text", ["", "21-8", "21:00", "21:00-21:00", "24:00-08:00", "21:60-08:00", "21:00–08:00"]
 )
 def test_no_hours(text: str, tmp_path: Path) -> None:
-    assert hours(text) is None
+    assert hours_from(text) is None
     with pytest.raises(ConfigError, match="quiet_hours"):
         loaded(tmp_path, f'quiet_hours = "{text}"\ntimezone = "UTC"')
 

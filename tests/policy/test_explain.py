@@ -107,7 +107,8 @@ def test_every_vector_is_explained_in_both_languages() -> None:
     for case in cases():
         decision = decide(case.facts, PACKS, counterfactual=True)
         for language, verdicts in (
-            ("en", ("Allowed", "Blocked")), ("nl", ("Toegestaan", "Tegengehouden"))
+            ("en", ("Allowed", "Blocked", "Deferred")),
+            ("nl", ("Toegestaan", "Tegengehouden", "Uitgesteld")),
         ):
             text = explain(decision, language, at=case.facts.at)
             assert text.startswith(verdicts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from policy import model as m
 from policy.engine import decide, living_basis, refuse_early
 from policy.explain import explain, sentence
-from policy.vectors import cases_from
+from policy.vectors import VectorError, cases_from, run
 from proxy.packs import builtin_packs
 
 PACKS = builtin_packs()
@@ -474,6 +475,39 @@ def test_who_declared_products_similar_is_said(
     assert said in explain(decision, "nl", at=NOW)
     own = replace(case, message=replace(case.message, products=("shoes/run",)))
     assert "declared" not in explain(decide(own, PACKS), at=NOW)
+
+
+# -- in vector files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('overlay = { max_per_person = "2" }', 'max_per_person: expected mails in a time'),
+        ('overlay = { quiet_hours = "9-17" }', "quiet_hours: expected two times"),
+        ("overlay = { valid_months = { legal-person = 2 } }", "valid_months: expected months by"),
+        ("sender_overlay = { caps = 2 }", "caps: unknown field"),
+        ("overlay = 2", "overlay: expected a table"),
+        ("sent = 2", "sent: expected a list of tables"),
+        ("sent = [{ stream = 's' }]", "sent.at: missing"),
+    ],
+)
+def test_a_vector_says_what_is_wrong_with_its_overlay(line: str, problem: str) -> None:
+    text = (
+        '[[case]]\nid = "x"\nat = 2026-11-24T12:00:00Z\nsender = "A"\nmessage = {}\n'
+        f'recipient = {{}}\nexpect = {{ verdict = "block", reason = ["no-basis"] }}\n{line}\n'
+    )
+    with pytest.raises(VectorError, match=re.escape(problem)):
+        cases_from(text, name="f.toml")
+
+
+def test_a_vector_that_expects_another_moment_fails() -> None:
+    text = (Path(__file__).parent / "vectors" / "overlay.toml").read_text("utf-8")
+    cases = cases_from(text.replace("until = 2026-11-30T12", "until = 2026-11-30T13"), name="f")
+    [wrong] = [outcome.words for case in cases if not (outcome := run(case, PACKS)).ok]
+    assert wrong == (
+        "expected until 2026-11-30 13:00:00+00:00, got 2026-11-30 12:00:00+00:00"
+    )
 
 
 # -- laws ------------------------------------------------------------------------------------------
