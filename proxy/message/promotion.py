@@ -54,7 +54,7 @@ _PHRASES = {
 }
 _SIGNS = {name: re.compile(pattern) for name, pattern in _PHRASES.items()}
 _OPT_OUT = Words()
-_MARKUP = re.compile(r"<(style|script)\b[^<]*+(?:<(?!/\1)[^<]*+)*+|<[^<>]{0,2000}+>", re.IGNORECASE)
+_MARKUP = re.compile(r"<(style|script)\b[^<]*+(?:<(?!/\1)[^<]*+)*|<[^<>]{0,2000}+>", re.IGNORECASE)
 
 #: All signs, by the names of their weights.
 SIGNS = (*_SIGNS, "opt_out", "list_fields")
