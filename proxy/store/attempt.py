@@ -12,8 +12,15 @@ from datetime import datetime
 
 from sqlalchemy import bindparam, func, literal_column, select
 
-from proxy.store import counting, ledger
-from proxy.store.claim import ADD_ATTEMPT, ADD_DECISION, NEW_STATES, Owner, decision_columns
+from proxy.store import bodies, counting, ledger
+from proxy.store.claim import (
+    ADD_ATTEMPT,
+    ADD_DECISION,
+    NEW_STATES,
+    Owner,
+    add_notice,
+    decision_columns,
+)
 from proxy.store.codec import micros
 from proxy.store.model import (
     Fate,
@@ -22,12 +29,13 @@ from proxy.store.model import (
     Reattempt,
     Result,
     RowFate,
+    Settlement,
     State,
     Subject,
 )
 from proxy.store.schema import compiled, delivery, inserting, outcome
 
-_ROW = compiled(
+ROW = compiled(
     select(
         delivery.c.state,
         delivery.c.attempts,
@@ -39,7 +47,13 @@ _ROW = compiled(
         delivery.c.n,
         delivery.c.instance,
         delivery.c.epoch,
+        delivery.c.submission,
     ).where(delivery.c.id == bindparam("row"))
+)
+_OWE = compiled(
+    delivery.update()
+    .where(delivery.c.id == bindparam("row"))
+    .values(owed=literal_column("1"))
 )
 _SAME_OUTCOME = compiled(
     select(literal_column("1"))
@@ -52,7 +66,7 @@ _SAME_OUTCOME = compiled(
     )
 )
 _ADD_OUTCOME = inserting(outcome)
-_END = compiled(
+END = compiled(
     delivery.update()
     .where(delivery.c.id == bindparam("row"))
     .values(
@@ -76,12 +90,12 @@ _SETTLE_COPY = compiled(
         ended_at=bindparam("ended_at"),
     )
 )
-_MAYBE_SENT = compiled(
+MAYBE_SENT = compiled(
     select(func.coalesce(func.max(delivery.c.maybe_sent), literal_column("0"))).where(
         delivery.c.copy_key == bindparam("copy")
     )
 )
-_ATTEMPT_AGAIN = compiled(
+ATTEMPT_AGAIN = compiled(
     delivery.update()
     .where(delivery.c.id == bindparam("row"))
     .values(
@@ -137,10 +151,10 @@ class Reclaim:
     def _again(
         self, db: sqlite3.Connection, new: Reattempt, columns: tuple[object, ...]
     ) -> RowFate:
-        found = db.execute(*_ROW(row=new.row)).fetchone()
+        found = db.execute(*ROW(row=new.row)).fetchone()
         if found is None:
             raise LookupError("no such row")
-        state, attempts, owed, _, _, _, copy, n, instance, epoch = found
+        state, attempts, owed, _, _, _, copy, n, instance, epoch, _ = found
         owner = self._owner
         if (state, attempts, instance, epoch) != (
             State.ATTEMPTING, new.attempt, owner.instance, owner.epoch,
@@ -153,7 +167,7 @@ class Reclaim:
         if new.state is not State.ATTEMPTING:
             waits = new.state is State.RETURNED and owed
             db.execute(
-                *_END(
+                *END(
                     row=new.row,
                     state=State.WAITING.value if waits else new.state.value,
                     reply=new.reply,
@@ -162,15 +176,17 @@ class Reclaim:
                     ended_at=None if waits else self._at,
                 )
             )
+            if owed and not waits:
+                bodies.drop(db, copy)
             return RowFate(n=n, fate=Fate.RECORDED, row=new.row, reply=new.reply)
-        (maybe_sent,) = db.execute(*_MAYBE_SENT(copy=copy)).fetchone()
+        (maybe_sent,) = db.execute(*MAYBE_SENT(copy=copy)).fetchone()
         no = attempts + 1
         db.execute(
             ADD_ATTEMPT.sql,
             (new.row, no, decision_id, owner.instance, owner.epoch, self._at, maybe_sent),
         )
         db.execute(
-            *_ATTEMPT_AGAIN(
+            *ATTEMPT_AGAIN(
                 row=new.row, no=no, instance=owner.instance, epoch=owner.epoch, at=self._at
             )
         )
@@ -180,7 +196,7 @@ class Reclaim:
 
 
 def _copy_key(db: sqlite3.Connection, row: int) -> str:
-    found = db.execute(*_ROW(row=row)).fetchone()
+    found = db.execute(*ROW(row=row)).fetchone()
     return str(found[6]) if found is not None else ""
 
 
@@ -215,7 +231,7 @@ class Record:
             self._end(db, o, at)
 
     def _end(self, db: sqlite3.Connection, o: Outcome, at: int) -> None:
-        found = db.execute(*_ROW(row=o.row)).fetchone()
+        found = db.execute(*ROW(row=o.row)).fetchone()
         if found is None:
             raise LookupError("no such row")
         state, attempts, owed, marketing, sender, exact, copy, *_ = found
@@ -236,12 +252,12 @@ class Record:
             return
         waits = end is State.WAITING
         db.execute(
-            *_END(
+            *END(
                 row=o.row,
                 state=end.value,
                 reply=o.reply,
                 unknown=int(o.result is Result.UNKNOWN),
-                next_try=at if waits else None,
+                next_try=(micros(o.next_try) if o.next_try else at) if waits else None,
                 ended_at=None if waits else at,
             )
         )
@@ -249,6 +265,45 @@ class Record:
             db.execute(*_SETTLE_COPY(copy=copy, reply=o.reply, ended_at=at))
             if marketing:
                 db.execute(ledger.MARK_MAIL.sql, (exact, sender, at))
+        if accepted or (owed and not waits):
+            bodies.drop(db, copy)
+
+
+class Settle:
+    """What a 250 for several recipients, or one before the upstream's reply, rests on."""
+
+    name = "settle"
+    rank = 1
+
+    def __init__(self, settlement: Settlement, owner: Owner) -> None:
+        if settlement.owe and settlement.body is None:
+            raise ValueError("what is owed needs a body")
+        self.rows = len(settlement.outcomes) + len(settlement.owe)
+        self._settlement = settlement
+        self._record = Record(settlement.outcomes)
+        self._owner = owner
+        self._at = micros(settlement.at)
+
+    def run(self, db: sqlite3.Connection) -> list[int]:
+        """First what is owed, so that results find it so; then results, then the notice."""
+        owed = [row for row, no in self._settlement.owe if self._owe(db, row, no)]
+        self._record.run(db)
+        if self._settlement.notice is not None:
+            add_notice(db, self._settlement.notice, self._at)
+        return owed
+
+    def _owe(self, db: sqlite3.Connection, row: int, no: int) -> bool:
+        found = db.execute(*ROW(row=row)).fetchone()
+        if found is None:
+            raise LookupError("no such row")
+        state, attempts, *_, instance, epoch, submission = found
+        now, mine = (state, attempts, instance, epoch), self._owner
+        kept = self._settlement.body
+        if kept is None or now != (State.ATTEMPTING, no, mine.instance, mine.epoch):
+            return False
+        bodies.add(db, submission, kept)
+        db.execute(*_OWE(row=row))
+        return True
 
 
 class Recover:
@@ -271,7 +326,7 @@ class Recover:
         for id_, no, owed in orphans:
             db.execute(_ADD_OUTCOME.sql, (id_, no, Result.UNKNOWN.value, "", self._at, "recovered"))
             db.execute(
-                *_END(
+                *END(
                     row=id_,
                     state=_end_state(Result.UNKNOWN, bool(owed)).value,
                     reply="",

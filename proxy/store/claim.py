@@ -14,17 +14,28 @@ from sqlalchemy import bindparam, select
 
 from policy.model import Decision
 from proxy.errors import StoreDown
-from proxy.store import counting, ledger, schema
+from proxy.store import bodies, counting, ledger, schema
 from proxy.store.codec import array, basis_json, day_or_instant, micros, to_json
 from proxy.store.model import (
     Fate,
     Intake,
     IntakeResult,
     NewRow,
+    Notice,
     RowFate,
     State,
+    Submission,
 )
-from proxy.store.schema import attempt, compiled, decision, delivery, each, inserting, submission
+from proxy.store.schema import (
+    attempt,
+    compiled,
+    decision,
+    delivery,
+    each,
+    inserting,
+    notice,
+    submission,
+)
 
 _EPOCH = compiled(
     select(schema.instance.c.epoch).where(schema.instance.c.id == bindparam("instance"))
@@ -51,6 +62,18 @@ _ADD_SUBMISSION = inserting(submission)
 _ADD_DELIVERY = inserting(delivery)
 ADD_DECISION = inserting(decision)
 ADD_ATTEMPT = inserting(attempt)
+
+_TOLD_AT = compiled(
+    select(notice.c.at).where(
+        notice.c.copy_key == bindparam("copy"), notice.c.state == bindparam("state")
+    )
+)
+_DONT_TELL = compiled(
+    notice.delete().where(
+        notice.c.copy_key == bindparam("copy"), notice.c.state == bindparam("state")
+    )
+)
+_TELL = inserting(notice)
 
 #: What a decision can make of a row at once.
 NEW_STATES = (State.ATTEMPTING, State.BLOCKED, State.RETURNED)
@@ -112,15 +135,17 @@ class Claim:
         rows = intake.rows
         if len({r.copy_key for r in rows}) < len(rows) or len({r.n for r in rows}) < len(rows):
             raise ValueError("the rows of one submission need distinct copy keys and numbers")
-        if any(r.state not in NEW_STATES for r in rows):
-            raise ValueError("a new row is attempting, blocked or returned")
+        if any(r.state not in (*NEW_STATES, State.WAITING) for r in rows):
+            raise ValueError("a new row is attempting, blocked, returned or waiting")
+        if intake.body is None and any(r.state is State.WAITING for r in rows):
+            raise ValueError("a row that waits is owed, and needs a body")
         self.rows = len(rows)
         self._intake = intake
         self._owner = owner
         self._at = micros(intake.at)
         self._dedupe_from = micros(intake.dedupe_from)
         self._copy_keys = array([r.copy_key for r in rows])
-        self._submission = _submission_columns(intake)
+        self._submission = submission_columns(intake.submission)
         self._decisions = [decision_columns(r.decision, r.facts, self._at) for r in rows]
 
     def run(self, db: sqlite3.Connection) -> IntakeResult:
@@ -137,7 +162,8 @@ class Claim:
         if Fate.IN_FLIGHT in known or Fate.BUSY in known:
             skipped = (f or RowFate(n=n, fate=Fate.SKIPPED) for n, f in fates.items())
             return IntakeResult(stale=False, fates=tuple(skipped))
-        fresh = [r.subject for r in rows if fates[r.n] is None]
+        fresh_ns = {n for n, fate in fates.items() if fate is None}
+        fresh = [r.subject for r in rows if r.n in fresh_ns]
         if fresh:
             self._owner.check(db)
             if ledger.touched(db, self._intake.high, fresh):
@@ -149,56 +175,87 @@ class Claim:
             ]
             if counting.full(db, attempts):
                 return IntakeResult(stale=True)
-            submission_id = db.execute(_ADD_SUBMISSION.sql, self._submission).lastrowid
+            submission_id = db.execute(_ADD_SUBMISSION.sql, self._submission).lastrowid or 0
+            ref = self._intake.submission.ref
             for row, columns in zip(rows, self._decisions, strict=True):
                 if fates[row.n] is None:
                     sticky = max((p.maybe_sent for p in prior.get(row.copy_key, ())), default=0)
-                    fates[row.n] = self._write(db, submission_id, row, columns, sticky)
+                    fates[row.n] = add_row(
+                        db, submission_id, ref, row, columns, sticky, self._at, self._owner
+                    )
+            kept = self._intake.body
+            if kept is not None and any(
+                r.state is State.WAITING and r.n in fresh_ns for r in rows
+            ):
+                bodies.add(db, submission_id, kept)
+            if self._intake.notice is not None:
+                add_notice(db, self._intake.notice, self._at)
         return IntakeResult(stale=False, fates=tuple(f for f in fates.values() if f is not None))
 
-    def _write(
-        self,
-        db: sqlite3.Connection,
-        submission_id: int | None,
-        row: NewRow,
-        columns: tuple[object, ...],
-        maybe_sent: int,
-    ) -> RowFate:
-        attempting = row.state is State.ATTEMPTING
-        owner = self._owner
-        s = row.subject
-        id_ = db.execute(
-            _ADD_DELIVERY.sql,
-            (
-                submission_id, row.n, row.copy, s.sender, s.exact, s.wide, row.copy_key,
-                int(row.marketing), row.state.value, 0, maybe_sent, int(attempting),
-                owner.instance if attempting else None, owner.epoch if attempting else None,
-                self._at if attempting else None, None, row.reply,
-                None if attempting else self._at,
-            ),
-        ).lastrowid or 0  # fmt: skip
-        decision_id = db.execute(ADD_DECISION.sql, (id_, *columns)).lastrowid
-        if row.address:
-            db.execute(ledger.ADD_ADDRESS.sql, (s.exact, row.address))
-        ref = self._intake.submission.ref
-        if not attempting:
-            return RowFate(n=row.n, fate=Fate.RECORDED, row=id_, ref=ref, reply=row.reply)
-        db.execute(
-            ADD_ATTEMPT.sql,
-            (id_, 1, decision_id, owner.instance, owner.epoch, self._at, maybe_sent),
-        )
-        return RowFate(
-            n=row.n,
-            fate=Fate.CLAIMED,
-            row=id_,
-            attempt=1,
-            ref=ref,
-            ambiguous_retry=bool(maybe_sent),
-        )
+
+def add_row(
+    db: sqlite3.Connection,
+    submission_id: int,
+    ref: str,
+    row: NewRow,
+    columns: tuple[object, ...],
+    maybe_sent: int,
+    at: int,
+    owner: Owner | None,
+) -> RowFate:
+    """A new row with its decision, and its attempt if it is `attempting`."""
+    attempting, waiting = row.state is State.ATTEMPTING, row.state is State.WAITING
+    instance, epoch = (owner.instance, owner.epoch) if attempting and owner else (None, None)
+    s = row.subject
+    id_ = db.execute(
+        _ADD_DELIVERY.sql,
+        (
+            submission_id, row.n, row.copy, s.sender, s.exact, s.wide, row.copy_key,
+            int(row.marketing), row.state.value, int(waiting), maybe_sent, int(attempting),
+            instance, epoch, at if attempting else None,
+            (micros(row.next_try) if row.next_try else at) if waiting else None, row.reply,
+            None if attempting or waiting else at,
+        ),
+    ).lastrowid or 0  # fmt: skip
+    decision_id = db.execute(ADD_DECISION.sql, (id_, *columns)).lastrowid
+    if row.address:
+        db.execute(ledger.ADD_ADDRESS.sql, (s.exact, row.address))
+    if waiting:
+        return RowFate(n=row.n, fate=Fate.QUEUED, row=id_, ref=ref, reply=row.reply)
+    if not attempting:
+        return RowFate(n=row.n, fate=Fate.RECORDED, row=id_, ref=ref, reply=row.reply)
+    db.execute(ADD_ATTEMPT.sql, (id_, 1, decision_id, instance, epoch, at, maybe_sent))
+    return RowFate(
+        n=row.n,
+        fate=Fate.CLAIMED,
+        row=id_,
+        attempt=1,
+        ref=ref,
+        ambiguous_retry=bool(maybe_sent),
+    )
 
 
-def _submission_columns(intake: Intake) -> tuple[object, ...]:
-    s = intake.submission
+def add_notice(db: sqlite3.Connection, new: Notice, at: int) -> None:
+    """Put a notice into the outbox, unless it tells nothing that was not told in its window."""
+    since = micros(new.since)
+    told = [
+        db.execute(*_TOLD_AT(copy=copy_key, state=state.value)).fetchone()
+        for copy_key, state in new.covers
+    ]
+    if all(found is not None and found[0] >= since for found in told):
+        return
+    for copy_key, state in new.covers:
+        db.execute(*_DONT_TELL(copy=copy_key, state=state.value))
+        db.execute(_TELL.sql, (copy_key, state.value, at))
+    columns = submission_columns(new.submission)
+    submission_id = db.execute(_ADD_SUBMISSION.sql, columns).lastrowid or 0
+    made = decision_columns(new.row.decision, new.row.facts, at)
+    add_row(db, submission_id, new.submission.ref, new.row, made, 0, at, None)
+    bodies.add(db, submission_id, new.body)
+
+
+def submission_columns(s: Submission) -> tuple[object, ...]:
+    """A submission in the order of its table."""
     return (
         s.ref, micros(s.received_at), s.submitter, s.listener, s.mail_from, s.message_id,
         s.content_hash, s.size, s.stream, s.sender, s.category, s.mode, s.class_source, s.campaign,

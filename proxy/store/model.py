@@ -155,12 +155,12 @@ class NewRow:
     """One recipient of a submission with its decision.
 
     `copy` numbers the distinct copy within the submission (1-based), `copy_key` is the "same copy"
-    hash
-    (random where there is no Message-ID). `state` is `attempting`, `blocked` or `returned`
-    (deferred). `facts` is the canonical JSON of the facts used, kept for explanation and
-    back-tests; no address in it. `marketing` rows update the subject's last marketing mail when
+    hash (random where there is no Message-ID). `state` is `attempting`, `blocked`, `returned`
+    (deferred) or `waiting`. `facts` is the canonical JSON of the facts used, kept for explanation
+    and back-tests; no address in it. `marketing` rows update the subject's last marketing mail when
     they end `relayed`, and count as mails to the person. `room`: an attempt that does not find it
-    makes the result `stale`.
+    makes the result `stale`. A `waiting` row is owed and comes with a body; it is due at `next_try`
+    (None: now).
     """
 
     n: int
@@ -174,6 +174,30 @@ class NewRow:
     marketing: bool
     reply: str = ""
     room: tuple[Room, ...] = ()
+    next_try: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A mail as it came: its content, and the envelope as text that the store does not read."""
+
+    envelope: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A notice of ours (DSN): one more submission, waiting, with the transaction that causes it.
+
+    `covers` are the copies it tells of, each with the state that it ended in. It is written unless
+    all of them were told of since `since`.
+    """
+
+    covers: tuple[tuple[str, State], ...]
+    submission: Submission
+    row: NewRow
+    body: Body
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +206,7 @@ class Intake:
 
     `high` is the snapshot's; an event above it that touches one of the rows makes the result
     `stale`. `dedupe_from`: rows whose last attempt is older than this are no longer "the same
-    copy".
+    copy". `body` is kept where a row is `waiting`; `notice` is written with new rows.
     """
 
     submission: Submission
@@ -190,6 +214,8 @@ class Intake:
     high: int
     dedupe_from: datetime
     at: datetime
+    body: Body | None = None
+    notice: Notice | None = None
 
 
 class Fate(StrEnum):
@@ -238,13 +264,111 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The result of one attempt of one row; `reply` is the upstream's own line, verbatim."""
+    """The result of one attempt of one row; `reply` is the upstream's own line, verbatim.
+
+    `next_try` is when a row that is owed is due again (None: at once).
+    """
 
     row: int
     attempt: int
     result: Result
     reply: str
     at: datetime
+    next_try: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """One transaction before a 250 for several: results, what is owed from here on, its notice.
+
+    `owe` are (row, attempt) that are still under way: with `body` they become owed first, so that
+    a result that is not final leaves them waiting.
+    """
+
+    outcomes: tuple[Outcome, ...] = ()
+    owe: tuple[tuple[int, int], ...] = ()
+    body: Body | None = None
+    notice: Notice | None = None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A row that waits and may be tried: who it is for and how often it was tried."""
+
+    row: int
+    attempts: int
+    ref: str
+    n: int
+    stream: str
+    received_at: datetime
+    next_try: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owed:
+    """All that another attempt of a waiting row needs. `address` is "" once it was erased."""
+
+    row: int
+    attempts: int
+    n: int
+    copy: int
+    copy_key: str
+    subject: Subject
+    address: str
+    reply: str
+    submission: Submission
+    body: Body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Take:
+    """Claim a waiting row: the decision taken again, and what follows from it.
+
+    `state` is `attempting`, `blocked`, `failed` (expired or dropped: no decision needed) or
+    `waiting` (deferred, until `next_try`). `attempts` is how often the row was tried when it was
+    read: a row that moved on since is `BUSY`.
+    """
+
+    row: int
+    attempts: int
+    subject: Subject
+    state: State
+    decision: Decision | None
+    facts: str
+    high: int
+    dedupe_from: datetime
+    at: datetime
+    reply: str = ""
+    room: tuple[Room, ...] = ()
+    next_try: datetime | None = None
+    notice: Notice | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxRow:
+    """One unfinished row as people read it. `owed`: answered 250, or about to be."""
+
+    row: int
+    ref: str
+    n: int
+    state: State
+    owed: bool
+    stream: str
+    received_at: datetime
+    attempts: int
+    next_try: datetime | None
+    maybe_sent: bool
+    reply: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """How many rows are unfinished in each state, and when the oldest owed one was received."""
+
+    counts: Mapping[str, int]
+    oldest: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +474,43 @@ class Store(Protocol):
 
     def record_later(self, outcomes: Sequence[Outcome]) -> None:
         """Commit C2 with the next group, not awaited; kept and retried on store trouble."""
+        ...
+
+    async def settle(self, settlement: Settlement) -> list[int]:
+        """Results, bodies and notice in one commit; which rows of `owe` are owed now."""
+        ...
+
+    async def due(self, at: datetime, limit: int) -> list[Due]:
+        """Waiting rows that may be tried at `at`, those that wait longest first. A plain read."""
+        ...
+
+    async def owed(self, row: int) -> Owed | None:
+        """A waiting row with its mail; None when it does not wait any more."""
+        ...
+
+    async def take(self, take: Take) -> IntakeResult:
+        """Commit a decision taken again for a waiting row; stale as in `claim`.
+
+        Fates: `CLAIMED`, `RECORDED`, `ANSWERED` (its copy was relayed elsewhere), `BUSY`.
+        """
+        ...
+
+    async def hasten(self, rows: Sequence[int], at: datetime) -> int:
+        """Make waiting rows due at `at`; how many there were."""
+        ...
+
+    async def unfinished(self) -> Unfinished:
+        """What the outbox holds, in numbers."""
+        ...
+
+    async def outbox(self, *, ref: str = "", limit: int = 1000) -> list[OutboxRow]:
+        """Unfinished rows, oldest first; of one submission with `ref`."""
+        ...
+
+    async def told(
+        self, covers: Sequence[tuple[str, State]], since: datetime
+    ) -> set[tuple[str, State]]:
+        """Of which of these a notice told since `since`."""
         ...
 
     async def journal(

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -32,7 +33,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement, Select
 
 #: The newest migration; equal to Alembic's head, known without importing Alembic (tested).
-REVISION = "0002"
+REVISION = "0003"
 
 #: `PRAGMA application_id` of our files ("SLUI"), so that a foreign database is refused.
 APPLICATION_ID = 0x534C5549
@@ -217,7 +218,34 @@ delivery = Table(
         sqlite_where=text("state = 'attempting'"),
         postgresql_where=text("state = 'attempting'"),
     ),
+    Index(
+        "ix_delivery_due",
+        "next_try",
+        sqlite_where=text("state = 'waiting'"),
+        postgresql_where=text("state = 'waiting'"),
+    ),
     **_SERIAL,
+)
+
+#: The mail as it came, while one of its recipients is owed.
+body = Table(
+    "body",
+    metadata,
+    Column("submission", _Int, ForeignKey("submission.id"), primary_key=True),
+    _text("envelope"),
+    Column("content", LargeBinary, nullable=False),
+    **_ROWID,
+)
+
+#: Of which copy, in which state, its submitter was told in a notice of ours, and when.
+notice = Table(
+    "notice",
+    metadata,
+    _text("copy_key"),
+    _text("state"),
+    _int("at"),
+    PrimaryKeyConstraint("copy_key", "state"),
+    **_KEYED,
 )
 
 decision = Table(

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from proxy.errors import StoreDown, StoreError, StoreRefused, StoreUnavailable
-from proxy.store import counting, ledger, migrate
-from proxy.store.attempt import Reclaim, Record, Recover
+from proxy.store import counting, ledger, migrate, outbox
+from proxy.store.attempt import Reclaim, Record, Recover, Settle
 from proxy.store.claim import Claim, Owner
 from proxy.store.codec import micros
 from proxy.store.connection import Connection, trouble
@@ -27,15 +27,22 @@ from proxy.store.group import Batcher, Operation, commit
 from proxy.store.journal import decided, entries
 from proxy.store.model import (
     Decided,
+    Due,
     Intake,
     IntakeResult,
     JournalEntry,
     NewAttributes,
     NewEvent,
+    OutboxRow,
     Outcome,
+    Owed,
     Reattempt,
+    Settlement,
     Snapshot,
+    State,
     Subject,
+    Take,
+    Unfinished,
 )
 
 T = TypeVar("T")
@@ -208,6 +215,47 @@ class SqliteStore:
         task = asyncio.create_task(self._keep(operation, self._writes.hand_in(operation)))
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
+
+    async def settle(self, settlement: Settlement) -> list[int]:
+        """See `Store.settle`. In the order of handing in with `record`."""
+        owed: list[int] = await self._writes.hand_in(Settle(settlement, self._own()))
+        return owed
+
+    # -- outbox ----------------------------------------------------------------------------------
+
+    async def due(self, at: datetime, limit: int) -> list[Due]:
+        """See `Store.due`."""
+        return await self._page(lambda db: outbox.due(db, at, limit))
+
+    async def owed(self, row: int) -> Owed | None:
+        """See `Store.owed`."""
+        return await self._page(lambda db: outbox.owed(db, row))
+
+    async def take(self, take: Take) -> IntakeResult:
+        """See `Store.take`. A process that does not own the outbox may only end rows."""
+        result: IntakeResult = await self._writes.hand_in(outbox.TakeRow(take, self._owner))
+        return result
+
+    async def hasten(self, rows: Sequence[int], at: datetime) -> int:
+        """See `Store.hasten`."""
+        count: int = await self._writes.hand_in(outbox.Hasten(rows, at))
+        return count
+
+    async def unfinished(self) -> Unfinished:
+        """See `Store.unfinished`."""
+        return await self._page(outbox.unfinished)
+
+    async def outbox(self, *, ref: str = "", limit: int = 1000) -> list[OutboxRow]:
+        """See `Store.outbox`."""
+        return await self._page(lambda db: outbox.listed(db, ref, limit))
+
+    async def told(
+        self, covers: Sequence[tuple[str, State]], since: datetime
+    ) -> set[tuple[str, State]]:
+        """See `Store.told`."""
+        return await self._page(lambda db: outbox.told(db, covers, since))
+
+    # -- journal, read ---------------------------------------------------------------------------
 
     async def journal(
         self, *, ref: str = "", exact: str = "", limit: int = 1000

@@ -91,7 +91,8 @@ def row(
     room: tuple[Room, ...] = (),
 ) -> NewRow:
     """One recipient's row with the decision that fits its state."""
-    decision = {State.ATTEMPTING: ALLOW, State.BLOCKED: BLOCK, State.RETURNED: DEFER}[state]
+    fits = {State.BLOCKED: BLOCK, State.RETURNED: DEFER}
+    decision = fits.get(state, ALLOW)
     return NewRow(
         n=n,
         copy=n,

@@ -10,6 +10,7 @@ import contract_path  # noqa: F401
 from store_values import ANNA, after, relayed
 
 from proxy.store.counting import _MAILS
+from proxy.store.schema import REVISION
 from proxy.store.sqlite import open_sqlite
 
 
@@ -35,13 +36,15 @@ async def test_a_database_of_the_first_schema_gets_the_index_and_keeps_its_rows(
     path = tmp_path / "store.db"
     await filled(path)
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("DROP INDEX ix_delivery_person")
+        for what in ("INDEX ix_delivery_person", "INDEX ix_delivery_due", "TABLE body"):
+            db.execute(f"DROP {what}")
+        db.execute("DROP TABLE notice")
         db.execute("UPDATE alembic_version SET version_num = '0001'")
     store = await open_sqlite(path, instance="a", owner=True)
     known = (await store.lookup([ANNA], mails_since=after(-1))).known[ANNA]
     assert [m.copy_key for m in known.mails] == ["k"]
     await store.close()
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
+        assert db.execute("SELECT version_num FROM alembic_version").fetchone() == (REVISION,)
         names = {row[1] for row in db.execute("PRAGMA index_list(delivery)")}
         assert "ix_delivery_person" in names

@@ -1,0 +1,306 @@
+"""The outbox in SQL: what is due, its claim with the decision taken again, and what people read.
+
+The outbox is no table: it is the rows of the journal that are not at their end, and the bodies that
+are kept for them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+
+import orjson
+from sqlalchemy import Text, bindparam, func, literal_column, select
+
+from policy.model import Decision
+from proxy.store import bodies, counting, ledger, schema
+from proxy.store.attempt import ATTEMPT_AGAIN, END, MAYBE_SENT, ROW
+from proxy.store.claim import ADD_ATTEMPT, ADD_DECISION, Owner, add_notice, decision_columns
+from proxy.store.codec import array, instant, micros
+from proxy.store.model import (
+    Body,
+    Due,
+    Fate,
+    IntakeResult,
+    OutboxRow,
+    Owed,
+    Reattempt,
+    RowFate,
+    State,
+    Subject,
+    Submission,
+    Take,
+    Unfinished,
+)
+from proxy.store.schema import body, compiled, delivery, each, notice, submission
+
+_WAITING = delivery.c.state == literal_column("'waiting'")
+_UNFINISHED = delivery.c.state.in_(
+    [literal_column(f"'{state}'") for state in ("attempting", "waiting", "held")]
+)
+_OF_SUBMISSION = delivery.join(submission, submission.c.id == delivery.c.submission)
+
+_DUE = compiled(
+    select(
+        delivery.c.id, delivery.c.attempts, submission.c.ref, delivery.c.n, submission.c.stream,
+        submission.c.received_at, delivery.c.next_try,
+    )
+    .select_from(_OF_SUBMISSION)
+    .where(_WAITING, delivery.c.next_try <= bindparam("at"))
+    .order_by(delivery.c.next_try, delivery.c.id)
+    .limit(bindparam("limit"))
+)  # fmt: skip
+_SUBMISSION_COLUMNS = [c for c in submission.columns if c.name != "id"]
+_OWED = compiled(
+    select(
+        delivery.c.attempts, delivery.c.n, delivery.c.copy, delivery.c.copy_key,
+        delivery.c.sender, delivery.c.exact, delivery.c.wide,
+        func.coalesce(schema.address.c.address, literal_column("''", Text)), delivery.c.reply,
+        body.c.envelope, body.c.content, *_SUBMISSION_COLUMNS,
+    )
+    .select_from(
+        _OF_SUBMISSION.join(body, body.c.submission == delivery.c.submission)
+        .outerjoin(schema.address, schema.address.c.exact == delivery.c.exact)
+    )
+    .where(delivery.c.id == bindparam("row"), _WAITING)
+)  # fmt: skip
+_RELAYED = compiled(
+    select(delivery.c.reply, submission.c.ref)
+    .select_from(_OF_SUBMISSION)
+    .where(
+        delivery.c.copy_key == bindparam("copy"),
+        delivery.c.state == literal_column("'relayed'"),
+        delivery.c.last_attempt_at >= bindparam("since"),
+    )
+    .order_by(delivery.c.id)
+    .limit(bindparam("limit"))
+)
+_HASTEN = compiled(
+    delivery.update()
+    .where(delivery.c.id.in_(each("rows")), _WAITING)
+    .values(next_try=bindparam("next_try"))
+)
+_COUNTS = compiled(
+    select(delivery.c.state, func.count(), func.min(submission.c.received_at))
+    .select_from(_OF_SUBMISSION)
+    .where(_UNFINISHED)
+    .group_by(delivery.c.state)
+)
+
+
+def _listing(*, one: bool) -> schema.Query:
+    chosen = select(
+        delivery.c.id, submission.c.ref, delivery.c.n, delivery.c.state, delivery.c.owed,
+        submission.c.stream, submission.c.received_at, delivery.c.attempts, delivery.c.next_try,
+        delivery.c.maybe_sent, delivery.c.reply, submission.c.size,
+    ).select_from(_OF_SUBMISSION)  # fmt: skip
+    where = chosen.where(_UNFINISHED)
+    if one:
+        where = where.where(submission.c.ref == bindparam("ref"))
+    return compiled(where.order_by(delivery.c.id).limit(bindparam("limit")))
+
+
+_ALL, _ONE = _listing(one=False), _listing(one=True)
+_TOLD = compiled(
+    select(notice.c.copy_key, notice.c.state).where(
+        notice.c.copy_key.in_(each("copies")), notice.c.at >= bindparam("since")
+    )
+)
+
+
+class TakeRow:
+    """Claim of a waiting row: validate, write the decision, and begin its next attempt or end it.
+
+    Without an owner (the command line) a row can only be ended.
+    """
+
+    name = "take"
+    rank = 2
+    rows = 1
+
+    def __init__(self, take: Take, owner: Owner | None) -> None:
+        if take.state not in (State.ATTEMPTING, State.BLOCKED, State.FAILED, State.WAITING):
+            raise ValueError("a row that waits is tried, blocked, failed, or waits on")
+        if (take.decision is None) is not (take.state is State.FAILED):
+            raise ValueError("only a row that fails unsent needs no decision")
+        self._take = take
+        self._owner = owner
+        self._at = micros(take.at)
+        self._decision = (
+            decision_columns(take.decision, take.facts, self._at) if take.decision else None
+        )
+
+    def run(self, db: sqlite3.Connection) -> IntakeResult:
+        """See `Store.take`."""
+        take = self._take
+        if self._owner is not None:
+            self._owner.check(db)
+        found = db.execute(*ROW(row=take.row)).fetchone()
+        if found is None:
+            raise LookupError("no such row")
+        state, attempts, _, _, _, _, copy, n, *_ = found
+        if (state, attempts) != (State.WAITING, take.attempts):
+            return _one(RowFate(n=n, fate=Fate.BUSY, row=take.row, attempt=attempts))
+        elsewhere = db.execute(
+            *_RELAYED(copy=copy, since=micros(take.dedupe_from), limit=1)
+        ).fetchone()
+        if elsewhere is not None:
+            reply, ref = elsewhere
+            self._end(db, State.RELAYED, reply)
+            bodies.drop(db, copy)
+            return _one(RowFate(n=n, fate=Fate.ANSWERED, row=take.row, ref=ref, reply=reply))
+        if take.decision is not None and ledger.touched(db, take.high, [take.subject]):
+            return IntakeResult(stale=True)
+        if take.decision is not None and take.room:
+            again = _as_reattempt(take, take.decision)
+            if counting.full(db, [(again, copy)]):
+                return IntakeResult(stale=True)
+        decision_id = 0
+        if self._decision is not None:
+            made = db.execute(ADD_DECISION.sql, (take.row, *self._decision))
+            decision_id = made.lastrowid or 0
+        if take.state is State.ATTEMPTING:
+            return _one(self._attempt(db, copy, n, attempts + 1, decision_id))
+        self._end(db, take.state, take.reply)
+        if take.state is not State.WAITING:
+            bodies.drop(db, copy)
+            if take.notice is not None:
+                add_notice(db, take.notice, self._at)
+        return _one(RowFate(n=n, fate=Fate.RECORDED, row=take.row, reply=take.reply))
+
+    def _attempt(
+        self, db: sqlite3.Connection, copy: str, n: int, no: int, decision_id: int
+    ) -> RowFate:
+        take, owner = self._take, self._owner
+        if owner is None:
+            raise ValueError("only the process that owns the outbox claims")
+        (maybe_sent,) = db.execute(*MAYBE_SENT(copy=copy)).fetchone()
+        attempt = (take.row, no, decision_id, owner.instance, owner.epoch, self._at, maybe_sent)
+        db.execute(ADD_ATTEMPT.sql, attempt)
+        db.execute(
+            *ATTEMPT_AGAIN(
+                row=take.row, no=no, instance=owner.instance, epoch=owner.epoch, at=self._at
+            )
+        )
+        return RowFate(
+            n=n, fate=Fate.CLAIMED, row=take.row, attempt=no, ambiguous_retry=bool(maybe_sent)
+        )
+
+    def _end(self, db: sqlite3.Connection, state: State, reply: str) -> None:
+        waits = state is State.WAITING
+        next_try = self._take.next_try
+        db.execute(
+            *END(
+                row=self._take.row,
+                state=state.value,
+                reply=reply,
+                unknown=0,
+                next_try=(micros(next_try) if next_try else self._at) if waits else None,
+                ended_at=None if waits else self._at,
+            )
+        )
+
+
+class Hasten:
+    """Make waiting rows due."""
+
+    name = "hasten"
+    rank = 3
+
+    def __init__(self, rows: Sequence[int], at: datetime) -> None:
+        self.rows = len(rows)
+        self._rows = orjson.dumps(list(rows)).decode()
+        self._at = micros(at)
+
+    def run(self, db: sqlite3.Connection) -> int:
+        """How many were waiting."""
+        return db.execute(*_HASTEN(rows=self._rows, next_try=self._at)).rowcount
+
+
+def due(db: sqlite3.Connection, at: datetime, limit: int) -> list[Due]:
+    """See `Store.due`."""
+    return [
+        Due(
+            row=row, attempts=attempts, ref=ref, n=n, stream=stream,
+            received_at=instant(received_at), next_try=instant(next_try),
+        )
+        for row, attempts, ref, n, stream, received_at, next_try in db.execute(
+            *_DUE(at=micros(at), limit=limit)
+        )
+    ]  # fmt: skip
+
+
+def owed(db: sqlite3.Connection, row: int) -> Owed | None:
+    """See `Store.owed`."""
+    found = db.execute(*_OWED(row=row)).fetchone()
+    if found is None:
+        return None
+    attempts, n, copy, copy_key, sender, exact, wide, address, reply, envelope, content = found[:11]
+    columns = dict(zip([c.name for c in _SUBMISSION_COLUMNS], found[11:], strict=True))
+    columns["received_at"] = instant(columns["received_at"])
+    columns["marks"] = tuple(orjson.loads(columns["marks"]))
+    return Owed(
+        row=row,
+        attempts=attempts,
+        n=n,
+        copy=copy,
+        copy_key=copy_key,
+        subject=Subject(sender, exact, wide),
+        address=address,
+        reply=reply,
+        submission=Submission(**columns),
+        body=Body(envelope, content),
+    )
+
+
+def unfinished(db: sqlite3.Connection) -> Unfinished:
+    """See `Store.unfinished`."""
+    rows = db.execute(*_COUNTS()).fetchall()
+    oldest = min((at for _, _, at in rows), default=None)
+    return Unfinished(
+        counts={state: count for state, count, _ in rows},
+        oldest=instant(oldest) if oldest is not None else None,
+    )
+
+
+def listed(db: sqlite3.Connection, ref: str, limit: int) -> list[OutboxRow]:
+    """See `Store.outbox`."""
+    found = db.execute(*(_ONE(ref=ref, limit=limit) if ref else _ALL(limit=limit)))
+    return [
+        OutboxRow(
+            row=row, ref=ref_, n=n, state=State(state), owed=bool(owed_), stream=stream,
+            received_at=instant(received_at), attempts=attempts,
+            next_try=instant(next_try) if next_try is not None else None,
+            maybe_sent=bool(maybe_sent), reply=reply, size=size,
+        )
+        for (
+            row, ref_, n, state, owed_, stream, received_at, attempts, next_try, maybe_sent, reply,
+            size,
+        ) in found
+    ]  # fmt: skip
+
+
+def told(
+    db: sqlite3.Connection, covers: Sequence[tuple[str, State]], since: datetime
+) -> set[tuple[str, State]]:
+    """See `Store.told`."""
+    copies = array([copy_key for copy_key, _ in covers])
+    found = db.execute(*_TOLD(copies=copies, since=micros(since)))
+    return {(copy_key, State(state)) for copy_key, state in found} & set(covers)
+
+
+def _one(fate: RowFate) -> IntakeResult:
+    return IntakeResult(stale=False, fates=(fate,))
+
+
+def _as_reattempt(take: Take, made: Decision) -> Reattempt:
+    return Reattempt(
+        row=take.row,
+        attempt=take.attempts,
+        subject=take.subject,
+        decision=made,
+        facts=take.facts,
+        state=take.state,
+        room=take.room,
+    )
