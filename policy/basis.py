@@ -419,7 +419,7 @@ def term_end(case: Case, rule: Rule, event: Event) -> datetime | None:
         if detail.ended_at is not None and detail.ended_at <= case.facts.at:
             start = max(start, detail.ended_at)
     if term.from_acts:
-        start = max(start, max(case.ledger.acts(), default=start))
+        start = max(start, case.ledger.last_act)
     if term.from_mail:
         start = max(start, _last_mail(case, start))
     return after_months(start, _months(case, term, event), case.pack.zone)
@@ -496,7 +496,7 @@ def dormant_from(case: Case, rule: Rule, event: Event) -> datetime | None:
     """The instant from which a consent sleeps: no mail and no act, and the account abandoned."""
     if not case.facts.recipient.account_abandoned or rule.dormant_months is None:
         return None
-    start = max(event.at, max(case.ledger.acts(), default=event.at))
+    start = max(event.at, case.ledger.last_act)
     start = max(start, _last_mail(case, start))
     return after_months(start, rule.dormant_months, case.pack.zone)
 

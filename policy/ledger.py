@@ -60,6 +60,7 @@ class Ledger:
     """
 
     __slots__ = (
+        "_last_act",
         "at",
         "bounces",
         "contacts",
@@ -81,6 +82,7 @@ class Ledger:
         self.contacts: list[Event] = []
         self.registries: list[Event] = []
         self.near: list[Event] = []
+        self._last_act: datetime | None = None
         others = False
         for event in facts.events:
             if event.recorded_at > self.at:
@@ -119,10 +121,18 @@ class Ledger:
     def end_before(self, moment: datetime) -> list[Event]:
         """Drop, and return, every event for a basis that is not later than `moment`."""
         dropped: list[Event] = []
+        self._last_act = None
         for type_, events in self.permits.items():
             dropped += [event for event in events if event.at <= moment]
             self.permits[type_] = [event for event in events if event.at > moment]
         return dropped
+
+    @property
+    def last_act(self) -> datetime:
+        """The newest of `acts`; the beginning of time when there is none."""
+        if self._last_act is None:
+            self._last_act = max(self.acts(), default=_BEGINNING)
+        return self._last_act
 
     def acts(self) -> Iterable[datetime]:
         """When the person acted towards this sender.

@@ -122,11 +122,8 @@ def own_terms(facts: Facts) -> frozenset[str]:
 def own_end(case: Case, rule: Rule, event: Event) -> datetime | None:
     """The instant from which an own term has run out for this event; None is never."""
     facts = case.facts
-    given = [
-        overlay.valid_months[rule.allows]
-        for overlay in (facts.message.overlay, facts.sender.overlay)
-        if rule.allows in overlay.valid_months
-    ]
+    terms = (facts.message.overlay.valid_months, facts.sender.overlay.valid_months)
+    given = [months[rule.allows] for months in terms if rule.allows in months]
     if not given:
         return None
     detail = event.detail
@@ -136,7 +133,7 @@ def own_end(case: Case, rule: Rule, event: Event) -> datetime | None:
         and (detail.ended_at is None or detail.ended_at > facts.at)
     ):
         return None  # while a subscription runs the clock stands still
-    start = max(event.at, max(case.ledger.acts(), default=event.at))
+    start = max(event.at, case.ledger.last_act)
     return after_months(start, min(given), case.pack.zone)
 
 
@@ -146,7 +143,7 @@ def _in_own_term(case: Case, rule: Rule, event: Event) -> Answer:
 
 
 def _tell_own_term(case: Case, event: Event) -> str:
-    last = max(event.at, max(case.ledger.acts(), default=event.at))
+    last = max(event.at, case.ledger.last_act)
     return f"last act {last:%Y-%m-%d}"
 
 
