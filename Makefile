@@ -8,7 +8,7 @@ UV ?= $(or $(shell command -v uv),.venv/bin/uv)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test check lint types bench lock clean setup setup-test
+.PHONY: help demo test check lint types bench docs lock clean setup setup-test
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,9 @@ types: setup-test ## mypy --strict
 
 bench: setup-test ## Side-by-side runs, results as ratios (BENCH=upstream for one)
 	@set -e; for name in $(BENCH); do echo "== $$name"; .venv/bin/python -m bench.$$name $(ARGS); done
+
+docs: setup ## Write docs/law anew from the packs
+	@.venv/bin/sluis policy docs --out docs/law
 
 lock: setup-test ## Resolve the dependencies anew and write the hashed locks
 	@test -x "$(UV)" || .venv/bin/python -m pip install --quiet uv

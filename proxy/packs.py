@@ -22,6 +22,22 @@ def builtin_packs() -> Packs:
     return packs_from(sources, ZoneInfo)
 
 
+def pack_texts(directory: Path | None) -> dict[str, tuple[str, str]]:
+    """Of each pack that `load_packs` gives: the name of its file, and its text, by id.
+
+    Raises as `load_packs` does.
+    """
+    folder = resources.files("policy") / "packs"
+    texts = {
+        id_: (f"policy/packs/{id_}.toml", (folder / f"{id_}.toml").read_text("utf-8"))
+        for id_ in builtin_packs().by_id
+    }
+    for file in sorted(directory.glob("*.toml")) if directory is not None else ():
+        text = file.read_text("utf-8")
+        texts[load_pack(text, name=str(file), zones=ZoneInfo).id] = (file.name, text)
+    return texts
+
+
 def load_packs(directory: Path | None) -> Packs:
     """The shipped packs, with those of `directory` added or put in place of the same id.
 

@@ -10,8 +10,9 @@ import orjson
 import typer
 
 from policy.pack import Label, Pack, PackError, Packs, Rule
+from policy.pages import index, page
 from policy.vectors import VectorError, cases_from, run
-from proxy.packs import load_packs
+from proxy.packs import load_packs, pack_texts
 
 app = typer.Typer(help="Show the law that is applied, and test it.", no_args_is_help=True)
 
@@ -103,6 +104,22 @@ def run_files(
         typer.echo(f"{passed} passed, {len(failures)} failed")
     if failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def docs(
+    out: Annotated[Path, typer.Option(help="The directory to write to.", file_okay=False)],
+    packs: PacksDir = None,
+) -> None:
+    """Write a page for people on each pack (Markdown), and one that leads to them."""
+    loaded = _load(packs)
+    texts = pack_texts(packs)
+    out.mkdir(parents=True, exist_ok=True)
+    for pack in loaded:
+        name, text = texts[pack.id]
+        (out / f"{pack.id}.md").write_text(page(pack, text, name), "utf-8")
+    (out / "README.md").write_text(index(loaded), "utf-8")
+    typer.echo(f"{len(loaded) + 1} pages written to {out}", err=True)
 
 
 @app.command()
