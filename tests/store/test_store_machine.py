@@ -182,6 +182,7 @@ class Row:
     fate: RowFate
     state: State = State.ATTEMPTING
     at: int = 0
+    maybe_sent: bool = False
 
 
 class JournalMachine(Machine):
@@ -225,7 +226,8 @@ class JournalMachine(Machine):
         else:
             assert fate.fate is Fate.CLAIMED
             assert fate.ambiguous_retry is (copy_key in self.maybe_sent)
-            self.rows.append(Row(copy_key, fate, at=self.clock))
+            maybe = copy_key in self.maybe_sent
+            self.rows.append(Row(copy_key, fate, at=self.clock, maybe_sent=maybe))
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data(), result=st.sampled_from(list(Result)), later=st.booleans())
@@ -249,6 +251,7 @@ class JournalMachine(Machine):
             }.get(result, State.RETURNED)
             if result is Result.UNKNOWN:
                 self.maybe_sent.add(done.copy_key)
+                done.maybe_sent = True
         elif result is Result.ACCEPTED and done.state in (State.UNKNOWN, State.RETURNED):
             done.state = State.RELAYED
 
@@ -260,7 +263,22 @@ class JournalMachine(Machine):
         assert self.do(self.store.recover()) == len(open_rows)
         for lost in open_rows:
             lost.state = State.UNKNOWN
+            lost.maybe_sent = True
             self.maybe_sent.add(lost.copy_key)
+
+    def counted(self) -> list[tuple[int, str, bool]]:
+        """The mails that Anna had: each relayed one, and the last open try of each copy."""
+        relayed = [(r.at, r.copy_key, True) for r in self.rows if r.state is State.RELAYED]
+        tries: dict[str, int] = {}
+        for r in self.rows:
+            if r.state is State.ATTEMPTING or (r.maybe_sent and r.state is not State.RELAYED):
+                tries[r.copy_key] = max(r.at, tries.get(r.copy_key, 0))
+        open_ = [
+            (at, copy_key, False)
+            for copy_key, at in tries.items()
+            if not any(c == copy_key and later >= at for later, c, _ in relayed)
+        ]
+        return sorted(relayed + open_)
 
     @invariant()
     def equal(self) -> None:
@@ -268,6 +286,11 @@ class JournalMachine(Machine):
             return
         states = {e.ref: e.state for e in self.do(self.store.journal(exact=ANNA.exact))}
         assert [states[r.fate.ref] for r in self.rows] == [r.state for r in self.rows]
+        snapshot = self.do(self.store.lookup([ANNA], mails_since=after(-1)))
+        mails = snapshot.known[ANNA].mails
+        assert sorted((m.at, m.copy_key, m.relayed) for m in mails) == [
+            (after(at), copy_key, relayed) for at, copy_key, relayed in self.counted()
+        ]
 
 
 _SETTINGS = settings(max_examples=12, stateful_step_count=25, deadline=None)
