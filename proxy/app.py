@@ -30,6 +30,7 @@ from proxy.errors import ConfigError, StoreError
 from proxy.gate import Gate
 from proxy.keys import Keys
 from proxy.packs import load_packs
+from proxy.smtp import certificates
 from proxy.smtp.limits import Admission
 from proxy.smtp.server import RunningListener, serve_listener
 from proxy.store.instance import InstanceLock, instance_id
@@ -80,6 +81,7 @@ class Running:
     telemetry: Telemetry
     gate: Gate
     health: Health
+    listeners: tuple[RunningListener, ...]
     smtp_ports: tuple[int, ...]
     public_port: int
     admin_port: int
@@ -147,6 +149,7 @@ async def running(
         background = [
             asyncio.create_task(_pulse(health, store, pool, telemetry)),
             asyncio.create_task(census.every(_CENSUS, clock)),
+            asyncio.create_task(certificates.watch(listeners)),
         ]
         health.started = True
         log.server_started(
@@ -164,6 +167,7 @@ async def running(
                 telemetry=telemetry,
                 gate=gate,
                 health=health,
+                listeners=tuple(listeners),
                 smtp_ports=tuple(x.port for x in listeners),
                 public_port=public.port,
                 admin_port=admin.port,
@@ -179,7 +183,10 @@ async def running(
 
 
 async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
+
+    SIGHUP reads the certificates anew.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -190,9 +197,10 @@ async def serve(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    # Log rotation and closing terminals send it; by default it would end us amid a mail.
+    # Log rotation and closing terminals send it, too early at times; by default it would end us.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    async with running(settings):
+    async with running(settings) as sluis:
+        loop.add_signal_handler(signal.SIGHUP, certificates.renew, sluis.listeners)
         _notify_systemd()
         await stop.wait()
 

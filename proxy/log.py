@@ -271,6 +271,16 @@ def library_warned(*, logger: str, text: str, error: str) -> None:
 # -- SMTP ----------------------------------------------------------------------------------------
 
 
+def certificate_renewed(*, listeners: list[str]) -> None:
+    """The certificates of all listeners were read anew and are in use."""
+    _out.info("certificate.renewed", listeners=listeners)
+
+
+def certificate_failed(*, error: str) -> None:
+    """New certificates cannot be used; the old ones stay."""
+    _limited("error", "certificate.failed", (_short(error),), _REFUSALS, error=error)
+
+
 def smtp_refused(*, listener: str, peer: str, command: str, code: int, reason: str) -> None:
     """A command or a connection was refused by protocol, limit or authentication."""
     _limited(

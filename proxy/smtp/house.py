@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from proxy.smtp import Gate, replies
 from proxy.smtp.auth import Authenticator
 from proxy.smtp.limits import Address, Admission
 from proxy.smtp.session import Session
-from proxy.smtp.tls import server_context
+from proxy.smtp.tls import Certificate
 from proxy.smtp.wire import Counters, Desk
 
 
@@ -48,15 +49,17 @@ class House:
         *,
         clock: Callable[[], datetime],
         admission: Admission,
+        pause: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.listener = listener
         self.hostname = settings.server.hostname
         self.session_seconds = settings.limits.session_timeout.total_seconds()
-        self.context = server_context(listener)
+        self.certificate = Certificate(listener)
         self._connections: set[Connection] = set()
         self._works: set[asyncio.Task[Reply]] = set()
         self._empty = asyncio.Event()
+        self._leaving = asyncio.Event()
         self._closing = False
         self._admission = admission
         self._counters = counters
@@ -69,9 +72,11 @@ class House:
             clock=clock,
             now=self.loop.time,
             authenticator=self._authenticator,
+            failures=admission.failures,
             # The configuration allows passwords without TLS on loopback only.
             password_in_clear=listener.tls == "none" and is_loopback(listener.host),
             work=self._work,
+            pause=pause or self._pause,
         )
 
     def enter(self, connection: Connection, address: Address | None) -> Reply | None:
@@ -117,9 +122,15 @@ class House:
         self._counters.connection_closed(self.listener.address)
         self._look_around()
 
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._leaving.wait()
+
     async def drain(self, seconds: float) -> bool:
         """Take leave of the idle, wait for the others; True when the house is empty in time."""
         self._closing = True
+        self._leaving.set()
         for connection in list(self._connections):
             if connection.dialogue is None:
                 connection.cut()  # still in a handshake

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from proxy.config import Limits
@@ -17,7 +19,13 @@ MIN_RATE = 500  # octets a second during DATA, as Postfix's smtpd_min_data_rate
 HANDSHAKE_SECONDS = 30
 GOODBYE_SECONDS = 5.0  # for a last reply to leave before the connection is cut
 IDLE_COMMANDS = 100  # commands since the last message or refusal that bring mail no further
-AUTH_FAILURES = 3
+AUTH_FAILURES = 3  # of one connection
+AUTH_MEMORY = 900.0  # seconds for which a failure counts across connections
+AUTH_FREE = 3  # failures of a network, or for a user, until answers are held back
+AUTH_SHUT = 30  # failures of a network until it is not listened to
+AUTH_PAUSE_MAX = 16.0
+ERRORS_FREE = 10  # errors of a session until answers are held back, as Postfix's soft limit
+ERROR_PAUSE = 1.0
 
 
 def read_peer(peername: object) -> Address | None:
@@ -42,18 +50,20 @@ class Admission:
     """Counts the connections of a process: in all, and per client network (IPv4 address, IPv6 /64).
 
     A trusted network is the operator's own and counts in all only. Share one between listeners.
+    `failures` are those to authenticate.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._networks: dict[str, int] = {}
         self.total = 0
+        self.failures = Failures(time.monotonic)
 
     def enter(self, peer: Address | None, *, trusted: bool) -> Reply | None:
         """Take a place, to be given back by `leave`; or the refusal, and no place is taken."""
         if self.total >= self._limits.connections:
             return replies.TOO_MANY_CONNECTIONS
-        key = "" if trusted else _network_of(peer)
+        key = "" if trusted else network_of(peer)
         count = self._networks.get(key, 0)
         if key and count >= self._limits.connections_per_network:
             return replies.TOO_MANY_FROM_YOU
@@ -65,7 +75,7 @@ class Admission:
     def leave(self, peer: Address | None, *, trusted: bool) -> None:
         """Give the place back."""
         self.total -= 1
-        key = "" if trusted else _network_of(peer)
+        key = "" if trusted else network_of(peer)
         if key:
             left = self._networks[key] - 1
             if left:
@@ -74,7 +84,52 @@ class Admission:
                 del self._networks[key]
 
 
-def _network_of(peer: Address | None) -> str:
+class Failures:
+    """Failed authentications of a process, by client network and by user name, bounded in number.
+
+    `now` is a clock in seconds, `peer` the client's address or "". A user name counts whether or
+    not it exists.
+    """
+
+    KEPT = 10_000
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def is_shut_out(self, peer: str) -> bool:
+        """Whether this network has failed so often that it is not worth the work."""
+        return self._count(f"net {_network(peer)}") >= AUTH_SHUT
+
+    def note(self, peer: str, username: str) -> float:
+        """Count a failure; how many seconds its answer should be held back."""
+        worst = 0
+        for key in (f"net {_network(peer)}", f"user {username[:255]}"):
+            count = self._count(key) + 1
+            worst = max(worst, count)
+            self._seen[key] = count, self._now()
+            self._seen.move_to_end(key)
+        while len(self._seen) > self.KEPT:
+            self._seen.popitem(last=False)
+        over = min(worst - AUTH_FREE, 10)
+        return min(2.0 ** (over - 1), AUTH_PAUSE_MAX) if over > 0 else 0.0
+
+    def forgive(self, peer: str, username: str) -> None:
+        """The password was right after all."""
+        self._seen.pop(f"net {_network(peer)}", None)
+        self._seen.pop(f"user {username[:255]}", None)
+
+    def _count(self, key: str) -> int:
+        count, last = self._seen.get(key, (0, 0.0))
+        return count if self._now() - last < AUTH_MEMORY else 0
+
+
+def _network(peer: str) -> str:
+    return network_of(ipaddress.ip_address(peer)) if peer else ""
+
+
+def network_of(peer: Address | None) -> str:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 one."""
     if isinstance(peer, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((int(peer) >> 64 << 64, 64)))
     return str(peer or "")

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 from asyncio import sslproto
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import cast
 
@@ -32,6 +32,7 @@ from proxy.smtp.limits import (
 )
 from proxy.smtp.proxied import Announced, read_header
 from proxy.smtp.session import Session
+from proxy.smtp.tls import Certificate
 from proxy.smtp.wire import Counters, EndlessLine, Gone
 
 _CHUNK = 1 << 20  # as much as the reader holds
@@ -52,7 +53,7 @@ class RelaySMTP(SMTP):
         self._in = bytearray()
         self._out = bytearray()
         self._admitted = False
-        self._address = read_peer(None)
+        self.address = read_peer(None)
         self._header: bytearray | None = None  # of the PROXY protocol, while it comes in
         self._raw: asyncio.Transport | None = None
         self._deadline = math.inf
@@ -75,9 +76,9 @@ class RelaySMTP(SMTP):
         self._raw = transport
         self._take_for(read_peer(transport.get_extra_info("peername")))
         listener = self._house.listener
-        is_proxy = bool(trusted_network(self._address, listener.proxy_protocol))
+        is_proxy = bool(trusted_network(self.address, listener.proxy_protocol))
         self.exempt = is_proxy or bool(self.network)
-        refusal = self._house.enter(self, self._address)
+        refusal = self._house.enter(self, self.address)
         if refusal is not None:
             return self._turn_away(refusal)
         self._admitted = True
@@ -103,11 +104,11 @@ class RelaySMTP(SMTP):
     def _announced(self, found: Announced) -> None:
         rest = bytes(self._header or b"")[found.size :]
         self._header = None
-        before, self.exempt = self._address, True
+        before, self.exempt = self.address, True
         self._take_for(found.client)
         refusal = self._house.move(self, before, found.client, exempt=bool(self.network))
         if refusal is not None:
-            self._address = before
+            self.address = before
             return self._turn_away(refusal)
         self.exempt = bool(self.network)
         return self._open(rest)
@@ -130,7 +131,7 @@ class RelaySMTP(SMTP):
     def _take_for(self, client: Address | None) -> None:
         """The client is `client`; None is one that nobody knows, and that nobody trusts."""
         listener = self._house.listener
-        self._address = client
+        self.address = client
         self.peer = str(client or "")
         self.network = trusted_network(client, listener.trusted_networks)
         self.may_speak_for_others = bool(trusted_network(client, listener.xclient_networks))
@@ -153,7 +154,7 @@ class RelaySMTP(SMTP):
         self._admitted = False
         if self._goodbye is not None:
             self._goodbye.cancel()
-        self._house.leave(self, self._address)
+        self._house.leave(self, self.address)
         if self._handler_coroutine is not None:
             super().connection_lost(error)
 
@@ -302,7 +303,7 @@ class RelaySMTP(SMTP):
         return self.tls
 
     def _layer_tls(self, transport: asyncio.Transport) -> asyncio.Future[None]:
-        context = self._house.context
+        context = self._house.certificate.context
         if context is None:
             raise ValueError("this listener has no certificate")
         waiter: asyncio.Future[None] = self.loop.create_future()
@@ -336,6 +337,11 @@ class RunningListener:
         self.host, self.port = server.sockets[0].getsockname()[:2]
 
     @property
+    def certificate(self) -> Certificate:
+        """What TLS is done with; connections that have it already keep what they have."""
+        return self._house.certificate
+
+    @property
     def is_serving(self) -> bool:
         """Whether new connections are accepted."""
         return self._server.is_serving()
@@ -363,11 +369,13 @@ async def serve_listener(
     *,
     clock: Callable[[], datetime],
     admission: Admission | None = None,
+    pause: Callable[[float], Awaitable[None]] | None = None,
 ) -> RunningListener:
     """Open one listener in the running loop.
 
     `counters` is the `Telemetry`. `admission` counts connections: pass one to all listeners of a
     process, so that `limits.connections` holds for them together; None counts this listener alone.
+    `pause` holds back the answers to clients who fail too often; None waits.
     Raises `ConfigError` for an unusable certificate, `OSError` when the address cannot be bound.
     """
     for name in ("mail.log", "mail.debug"):
@@ -379,6 +387,7 @@ async def serve_listener(
         counters,
         clock=clock,
         admission=admission or Admission(settings.limits),
+        pause=pause,
     )
     server = await house.loop.create_server(
         lambda: RelaySMTP(house), listener.host, listener.port, backlog=_BACKLOG

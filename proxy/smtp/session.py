@@ -17,7 +17,13 @@ from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault
 from proxy.smtp import auth, command, replies
 from proxy.smtp.data import Incoming
-from proxy.smtp.limits import AUTH_FAILURES, IDLE_COMMANDS, data_deadline
+from proxy.smtp.limits import (
+    AUTH_FAILURES,
+    ERROR_PAUSE,
+    ERRORS_FREE,
+    IDLE_COMMANDS,
+    data_deadline,
+)
 from proxy.smtp.proxied import XCLIENT_NAMES, read_xclient
 from proxy.smtp.wire import Desk, EndlessLine, Gone, Wire
 
@@ -45,7 +51,7 @@ class Session:
         self._limits = desk.settings.limits
         self._hostname = desk.settings.server.hostname
         self._subaddress = desk.settings.policy.subaddress
-        self._errors_left = self._limits.errors
+        self._errors_left = self._errors_before = self._limits.errors
         self._messages_left = self._limits.messages_per_connection
         self._idle_left = IDLE_COMMANDS
         self._auth_left = AUTH_FAILURES
@@ -71,6 +77,8 @@ class Session:
                 break
             try:
                 await self._take(await self._line())
+                if self._errors_left < self._errors_before:
+                    await self._hold_back()
             except Gone:
                 return
             except EndlessLine:
@@ -79,6 +87,13 @@ class Session:
                 ref = self._transaction.envelope.ref if self._transaction else self._new_ref()
                 log.incident(ref=ref, error=error)
                 self._reply(our_fault(ref))
+
+    async def _hold_back(self) -> None:
+        """A client that makes one error after the other gets its answers slowly."""
+        self._errors_before = self._errors_left
+        if self._limits.errors - self._errors_left > ERRORS_FREE:
+            self._wire.hold()
+            await self._desk.pause(ERROR_PAUSE)
 
     def wind_down(self) -> bool:
         """Say goodbye after the command in progress; True when there is none and it was said."""
@@ -307,9 +322,14 @@ class Session:
         except auth.AuthError as error:
             return self._error(error.reply)
         self._wire.hold()
+        peer, failures = self._wire.peer, self._desk.failures
+        if failures.is_shut_out(peer) and not self._wire.network:
+            return self._end(replies.TOO_MANY_FAILURES)
         if await self._desk.authenticator.verify(username, password):
+            failures.forgive(peer, username)
             self._user = username
             return self._reply(replies.AUTHENTICATED)
+        await self._desk.pause(failures.note(peer, username))
         self._auth_left -= 1
         if self._auth_left > 0:
             return self._refuse(replies.AUTH_FAILED)
@@ -445,7 +465,7 @@ class Session:
         del content
         answer = await asyncio.shield(task)
         if answer.positive:
-            self._errors_left = self._limits.errors
+            self._errors_left = self._errors_before = self._limits.errors
         return self._reply(answer)
 
     async def _receive(self) -> Incoming | None:

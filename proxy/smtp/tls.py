@@ -3,9 +3,49 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from pathlib import Path
 
 from proxy.config import Listener
 from proxy.errors import ConfigError
+
+
+class Certificate:
+    """The TLS context of a listener, renewed when its files are. Raises `ConfigError`."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self.context = server_context(listener)
+        self._seen = self._stamp()
+
+    @property
+    def changed(self) -> bool:
+        """Whether the files are others than those in use (two calls of stat)."""
+        return self._stamp() != self._seen
+
+    def read(self) -> Callable[[], None]:
+        """Read the files anew; what comes back puts them to use, for the handshakes to come.
+
+        Raises `ConfigError`, and nothing has changed.
+        """
+        stamp = self._stamp()  # before reading: what is written meanwhile is seen next time
+        context = server_context(self._listener)
+
+        def use() -> None:
+            self.context, self._seen = context, stamp
+
+        return use
+
+    def _stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stat(p) for p in (self._listener.certificate, self._listener.key) if p)
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def server_context(listener: Listener) -> ssl.SSLContext | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -12,7 +12,7 @@ from proxy.config import Listener, Settings
 from proxy.replies import Reply
 from proxy.smtp import Gate
 from proxy.smtp.auth import Authenticator
-from proxy.smtp.limits import Address
+from proxy.smtp.limits import Address, Failures
 
 
 class Gone(ConnectionError):
@@ -92,5 +92,7 @@ class Desk:
     clock: Callable[[], datetime]
     now: Callable[[], float]  # the loop's time, for deadlines
     authenticator: Authenticator
+    failures: Failures
     password_in_clear: bool
+    pause: Callable[[float], Awaitable[None]]  # seconds; ended early when the house closes
     work: Callable[[Coroutine[object, object, Reply]], asyncio.Task[Reply]]

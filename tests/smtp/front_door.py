@@ -113,6 +113,7 @@ class Door:
     listener: RunningListener
     loop: asyncio.AbstractEventLoop
     client_tls: ssl.SSLContext
+    pauses: list[float] = field(default_factory=list)  # answers held back, without waiting
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the listener's loop."""
@@ -262,6 +263,7 @@ def front_door(
     auth: Auth = "none",
     admission: Callable[[Limits], Admission] | None = None,
     more: Mapping[str, Any] | None = None,
+    waits: bool = False,
     **limits: Any,
 ) -> Iterator[Door]:
     """A listener on a free loopback port; `limits` as in `[limits]`, `more` other keys of the
@@ -286,6 +288,11 @@ def front_door(
     settings = settings_for(listener, Limits(**limits), credential())
     gate = gate or RecordingGate()
     counters = RecordingCounters()
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
     started: list[Door | BaseException] = []
     ready = threading.Event()
     stop = asyncio.Event()
@@ -298,9 +305,10 @@ def front_door(
             counters,
             clock=lambda: datetime.now(UTC),
             admission=admission(settings.limits) if admission else None,
+            pause=None if waits else pause,
         )
         here = asyncio.get_running_loop()
-        started.append(Door(running.port, gate, counters, running, here, context))
+        started.append(Door(running.port, gate, counters, running, here, context, pauses))
         ready.set()
         await stop.wait()
         running.close()
