@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from policy.events import FieldError, fields_of, type_of
-from policy.model import Complaint, Detail, Event, Objection, Scope
+from policy.model import TAKEN_HERE, Complaint, Detail, Event, Objection, Scope
 from proxy.store import schema
 from proxy.store.codec import array, detail, instant, micros, to_json
 from proxy.store.model import Known, NewAttributes, NewEvent, Subject
@@ -63,6 +63,7 @@ _ADD_EVENT = compiled(
 )
 _ADD_SUPPRESSION = inserting(suppression, [c.name for c in suppression.columns])
 
+_TAKEN_HERE = array(sorted(TAKEN_HERE))
 _o = suppression.alias("o")
 _IN_FORCE = compiled(
     select(literal_column("1"))
@@ -75,6 +76,8 @@ _IN_FORCE = compiled(
         _o.c.scope == bindparam("scope"),
         _o.c.topics == bindparam("topics"),
         _o.c.stream.is_not_distinct_from(bindparam("stream")),
+        # A click adds to what was only imported: what was taken here blocks in observe mode, too.
+        or_(_o.c.via.in_(each("vias")), bindparam("taken") == literal_column("0")),
         ~exists().where(
             event.c.sender == _o.c.sender,
             event.c.type == literal_column("'opt-in'"),
@@ -254,6 +257,7 @@ class Append:
                 *_IN_FORCE(
                     exact=who.exact, sender=who.sender, wide=who.wide, type=type_,
                     scope=opposed.scope, topics=opposed.topics, stream=opposed.stream,
+                    taken=int(opposed.via in TAKEN_HERE), vias=_TAKEN_HERE,
                 )
             ).fetchone()  # fmt: skip
             if held is not None:

@@ -141,6 +141,15 @@ async def test_a_repeated_click_adds_nothing_whatever_its_channel(stores: Stores
     assert not await click(stores, [event("o")], detail=Objection(via=Via.PAGE))
 
 
+async def test_a_click_adds_to_an_objection_that_came_another_way(stores: Stores) -> None:
+    imported = event("o", detail=Objection(via=Via.IMPORT))
+    assert await click(stores, [imported])
+
+
+async def test_an_objection_that_came_another_way_adds_nothing_to_a_click(stores: Stores) -> None:
+    assert not await click(stores, [event("o")], detail=Objection(via=Via.FORM))
+
+
 async def test_a_repeated_click_is_recorded_without_the_flag(stores: Stores) -> None:
     store = await stores.open()
     assert await store.append([event("o"), event("p")]) == [True, True]

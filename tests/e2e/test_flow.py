@@ -14,6 +14,7 @@ from running_sluis import FOOTER, OPT_IN, SALE, World, fields, message, send_onc
 
 from proxy.sink import Step
 from proxy.store.model import State
+from proxy.tokens import OptOut, seal
 
 pytest_plugins = ("running_sluis",)
 
@@ -262,6 +263,30 @@ async def test_observe_changes_no_reply_and_blocks_only_our_own_opt_outs(world: 
     assert reply.startswith("550 5.7.1 suppressed"), reply
 
 
+@pytest.mark.parametrize("other", [("objection", {"scope": "marketing", "via": "form"}),
+                                   ("bounce", {"severity": "hard"}),
+                                   ("complaint", {"via": "staff"})])  # fmt: skip
+@pytest.mark.parametrize("days", [5, 0])
+async def test_observe_blocks_our_own_opt_out_whatever_else_suppresses(
+    world: Make, other: tuple[str, dict[str, str]], days: int
+) -> None:
+    w = await world()
+    original = message("watched")
+    await w.know(HANS, other[0], days=days, **other[1])
+    assert (await w.send(HANS, original, stream="watched")).startswith("250 ")
+    token = seal(w.sluis.keys, OptOut(sender="acme", stream="newsletter", address=HANS, ref="x"))
+    url = f"http://127.0.0.1:{w.sluis.public_port}/u/{token}"
+
+    def post() -> int:
+        request = urllib.request.Request(url, data=b"List-Unsubscribe=One-Click")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+
+    assert await asyncio.to_thread(post) == 200
+    reply = await w.send(HANS, original, stream="watched")
+    assert reply.startswith("550 5.7.1 suppressed"), reply
+
+
 async def test_refused_at_rcpt_where_the_stream_is_certain(world: Make) -> None:
     w = await world(edit=lambda t: t.replace("may_set_stream = true", "may_set_stream = false"))
     await w.know(ANNA, "opt-in", **OPT_IN)
@@ -314,6 +339,7 @@ async def test_a_client_that_leaves_after_the_dot_finds_its_answer_at_the_retry(
     w = await world()
     content = message("orders", message_id="drop")
     reader, writer = await asyncio.open_connection("127.0.0.1", w.sluis.smtp_ports[0])
+    await reader.readline()  # the greeting: who speaks before it is refused
     writer.write(
         b"EHLO app\r\nMAIL FROM:<a@orders.acme.example>\r\nRCPT TO:<anna@example.nl>\r\nDATA\r\n"
         + content
