@@ -117,14 +117,18 @@ class Mail:
         """What the journal notes about the edits; `duties` are those that each copy that leaves
         is given.
         """
+        edited = [self.body.edits(given) for given in duties]
+        # Copies with another body may lose signatures that the others keep.
+        plans = (*([] if edited and all(edited) else [self.plan]), *([self.edited] * any(edited)))
+        header = tuple(dict.fromkeys(mark for plan_ in plans for mark in plan_.marks))
         if self.shown is None:
-            return (*self.plan.marks, *self.notes)
+            return (*header, *self.notes)
         shown = self.shown.marks
-        if duties and self.footed and all(self.body.edits(given) for given in duties):
+        if duties and self.footed and all(edited):
             shown = tuple(mark for mark in shown if mark != "partial_alternative")
         body = self.body.marks if self.footed and any(duties) else ()
         opaque = (f"opaque: {self.shown.opaque}",) if self.shown.opaque else ()
-        return (*self.plan.marks, *shown, *body, *self.notes, *opaque)
+        return (*header, *shown, *body, *self.notes, *opaque)
 
     @property
     def footed(self) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import aiosqlite
 import dkim
 import e2e_path  # noqa: F401  before running_sluis
 import pytest
@@ -82,6 +83,9 @@ async def test_a_footer_is_signed_with_the_rest(signing: Make) -> None:
     content = message(message_id="1", text="Hello\r\n\r\n  all  \r\n")
     reply = await sluis.send([ANNA, BRAM], by_esp(content, b"Subject"))
     assert reply.startswith("250"), reply
+    async with aiosqlite.connect(sluis.sluis.settings.server.data_dir / "sluis.db") as store:
+        rows = await store.execute_fetchall("SELECT marks FROM submission")
+    assert "resigned: esp.example" in str(rows)
     for left in contents(sluis):
         assert b"Acme Schoenen B.V." in left.partition(b"\r\n\r\n")[2]
         assert b"d=esp.example" not in left
