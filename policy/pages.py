@@ -5,7 +5,7 @@ Remarks are the comments of the pack's TOML: those at its top, and those before 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from policy.basis import Condition
 from policy.model import OptIn, Published, Reason, Relationship, Stage
@@ -280,7 +280,7 @@ def _one(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
-def _either(words: list[str]) -> str:
+def _either(words: Sequence[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -15,7 +15,7 @@ from policy import model
 from policy.address import Address
 from policy.engine import decide
 from policy.explain import remedy
-from policy.model import Decision, Facts, Message, Reason, Verdict
+from policy.model import Decision, Facts, Message, Overlay, Reason, Verdict
 from policy.pack import Packs
 from proxy.config import Settings, Stream
 from proxy.facts import assumed_message, facts_for, mails_since, recipient_facts, sender_facts
@@ -77,6 +77,18 @@ class Inquiry:
         """The decision for one address; `counterfactual` adds what would turn it."""
         return decide(self.facts(address, known, at), self.packs, counterfactual=counterfactual)
 
+    def basis(self, address: Address, known: Known, at: datetime) -> Decision:
+        """The same, were there no caps and no quiet hours: they pass, and a basis ends."""
+        facts = self.facts(address, known, at)
+        return decide(
+            replace(
+                facts,
+                sender=replace(facts.sender, overlay=_unpaused(facts.sender.overlay)),
+                message=replace(facts.message, overlay=_unpaused(facts.message.overlay)),
+            ),
+            self.packs,
+        )
+
     def facts(self, address: Address, known: Known, at: datetime) -> Facts:
         """What the decision rests on."""
         return facts_for(
@@ -86,6 +98,10 @@ class Inquiry:
             message=self._message,
             known=known,
         )
+
+
+def _unpaused(overlay: Overlay) -> Overlay:
+    return replace(overlay, cap=None, quiet_hours=None)
 
 
 def as_known_at(known: Known, moment: datetime) -> Known:

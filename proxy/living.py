@@ -85,5 +85,5 @@ def _for_mail(inquiry: Inquiry, text: str, known: Known, at: datetime) -> Decisi
         address = parse(text, smtputf8=True) if text else _NOBODY
     except AddressError:
         address = _NOBODY
-    decision = inquiry.decide(address, known, at)
+    decision = inquiry.basis(address, known, at)
     return decision if decision.allowed else None

@@ -11,7 +11,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -31,7 +31,7 @@ BATCH = 1000
 #: The columns that the written files have after those of the list.
 COLUMNS = (
     *("sluis_verdict", "sluis_reason", "sluis_cite", "sluis_remedy", "sluis_pack"),
-    "sluis_expires_at",
+    *("sluis_expires_at", "sluis_until"),
 )
 
 _DUPLICATE = "duplicate"
@@ -164,7 +164,7 @@ class Preflight:
                 words = f"{str(error)[:1].upper()}{str(error)[1:]} (line {line.number})."
                 if files is not None:
                     reason = Reason.INVALID_ADDRESS.value
-                    files.write(line, None, ("block", reason, "RFC 5321", words, "", ""))
+                    files.write(line, None, ("block", reason, "RFC 5321", words, "", "", ""))
                 continue
             subject = self.keys.subject(self.inquiry.stream.sender, address)
             first = seen.first(subject.exact, line.number)
@@ -172,7 +172,7 @@ class Preflight:
                 tally.duplicates += 1
                 if files is not None:
                     words = f"Leave it out: the same address stands on line {first}."
-                    files.write(line, address, ("block", _DUPLICATE, "", words, "", ""))
+                    files.write(line, address, ("block", _DUPLICATE, "", words, "", "", ""))
                 continue
             asked.append((line, address))
             subjects.append(subject)
@@ -195,6 +195,7 @@ class Preflight:
                         "" if decision.allowed else remedies[reason],
                         decision.pack,
                         ends_at,
+                        _text(decision.until),
                     ),
                 )
 
@@ -218,10 +219,14 @@ class Preflight:
             else:
                 tally.blocked += 1
                 if self.at > self.now and decision.reason is not Reason.SUPPRESSED:
-                    today = self.inquiry.decide(address, known, self.now)
+                    today = self.inquiry.basis(address, known, self.now)
                     if today.allowed:
                         tally.expiring += 1
                         ends_at = today.expires_at
-        if isinstance(ends_at, datetime):
-            ends_at = ends_at.astimezone(UTC)
-        return ends_at.isoformat().replace("+00:00", "Z") if ends_at is not None else ""
+        return _text(ends_at)
+
+
+def _text(moment: datetime | date | None) -> str:
+    if isinstance(moment, datetime):
+        moment = moment.astimezone(UTC)
+    return moment.isoformat().replace("+00:00", "Z") if moment is not None else ""

@@ -65,7 +65,7 @@ def under_settings(facts: Facts, stream: config.Stream) -> Facts:
         recipient=replace(facts.recipient, local_rules_met=stream.local_rules_met),
         message=replace(
             facts.message,
-            visible_recipients_allowed=stream.visible_recipients == "allow",
+            visible_recipients_allowed=stream.visible_recipients != "refuse",
             overlay=stream.overlay,
         ),
     )

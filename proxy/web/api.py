@@ -283,9 +283,9 @@ class Api:
         read = [self._address(text) for text in asked.addresses]
         addresses = [one for one in read if isinstance(one, Address)]
         subjects = [self._keys.subject(stream.sender, address) for address in addresses]
-        known = await inquiry.known(store, subjects)
         now = self._clock()
         at = asked.at or now
+        known = await inquiry.known(store, subjects, at)
         if at < now:
             known = [as_known_at(one, at) for one in known]
         decided = await inquiry.answer(addresses, known, at, counterfactual=asked.counterfactual)

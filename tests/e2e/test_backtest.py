@@ -109,6 +109,22 @@ async def test_other_settings_flip_what_rested_on_them(world: Make, tmp_path: Pa
     assert len(flips) == backtest.counts["offers"].stopped == 3
 
 
+async def test_what_a_cap_counted_is_recorded(world: Make, tmp_path: Path) -> None:
+    cap = 'max_per_person = "1/7d"\n'
+    w = await world(edit=lambda text: text.replace("topics =", cap + "topics =", 1))
+    await w.know("anna@example.nl", "opt-in", **OPT_IN)
+    await w.send("anna@example.nl", message())
+    second = await w.send("anna@example.nl", message())
+    assert (await w.journal(second))[0].reason == "frequency-cap"
+    assert (await replay(w))[0] == []
+    other = tmp_path / "other.toml"
+    other.write_text(w.path.read_text("utf-8").replace(cap, ""), "utf-8")
+    [flip], backtest = await replay(w, settings=load(other, {}))
+    assert (flip.old.verdict, flip.old.reason) == ("defer", "frequency-cap")
+    assert (flip.new.verdict, flip.new.reason) == ("allow", "consent")
+    assert backtest.counts["newsletter"].released == 1
+
+
 async def test_the_command_lists_flips_and_streams(world: Make, tmp_path: Path) -> None:
     w = await world()
     replies = await mails(w)

@@ -8,15 +8,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from running_sluis import OPT_IN, SALE, World, message
 
+from proxy.api_tokens import digest, new_token
 from proxy.inquiry import Inquiry
 from proxy.lists import ListFile
 from proxy.preflight import Files, Preflight
 from proxy.store.model import State
 
 pytest_plugins = ("running_sluis",)
+
+TOKEN = '[[api_tokens]]\nname = "crm"\ntoken_hash = "{}"\nrole = "reader"\n'
 
 Make = Callable[..., Coroutine[Any, Any, World]]
 
@@ -55,7 +59,8 @@ async def people(world: World) -> list[str]:
 async def test_verdict_reason_and_article_are_those_of_smtp(
     world: Make, tmp_path: Path, stream: str, products: tuple[str, ...]
 ) -> None:
-    w: World = await world()
+    token = new_token()
+    w: World = await world(more=TOKEN.format(digest(token)))
     addresses = await people(w)
 
     file = tmp_path / "list.txt"
@@ -71,6 +76,16 @@ async def test_verdict_reason_and_article_are_those_of_smtp(
             told |= {row["address"]: row for row in csv.DictReader(rows)}
     assert set(told) == set(addresses)
     assert tally.rows == tally.allowed + tally.blocked == len(addresses)
+
+    body = {"stream": stream, "addresses": addresses, "products": list(products)}
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{w.sluis.admin_port}") as client:
+        client.headers["authorization"] = f"Bearer {token}"
+        answered = (await client.post("/api/v1/decisions", json=body)).json()["decisions"]
+    assert [d["address"] for d in answered] == addresses
+    for decision in answered:
+        line = told[decision["address"]]
+        for key in ("verdict", "reason", "cite", "remedy", "pack"):
+            assert decision[key] == line[f"sluis_{key}"]
 
     headers = [f"Sluis-Products: {', '.join(products)}"] if products else []
     happened = {}

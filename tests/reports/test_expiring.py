@@ -11,9 +11,13 @@ from pathlib import Path
 from shop import NOW, OPT_IN, SALE, Shop
 from typer.testing import CliRunner
 
+from policy.address import parse
+from policy.model import Reason
 from proxy.census import Census
 from proxy.cli.main import app
+from proxy.config import Stream
 from proxy.forecast import COLUMNS, Forecast, forecast
+from proxy.inquiry import Inquiry
 from proxy.sheets import Sheet
 from proxy.telemetry import Telemetry
 
@@ -121,3 +125,18 @@ async def test_the_command(shop: Shop, tmp_path: Path) -> None:
     code, _, err = run("--out", str(tmp_path / "none" / "ends.csv"))
     assert code == 74
     assert "ends.csv" in err
+
+
+async def test_quiet_hours_and_caps_end_no_basis(shop: Shop) -> None:
+    """They defer a mail; asked at night, the forecast is that of the day."""
+    await crowd(shop)
+    stream = Stream.model_validate(
+        shop.settings.stream("newsletter").model_dump(exclude_none=True)
+        | {"quiet_hours": "00:00-23:59", "timezone": "UTC", "max_per_person": "1/7d"}
+    )
+    inquiry = Inquiry(shop.settings, shop.packs, stream)
+    address = parse("anna@example.nl")
+    [known] = await inquiry.known(shop.store, [shop.keys.subject("acme", address)], NOW)
+    assert inquiry.decide(address, known, NOW.replace(hour=12)).reason is Reason.QUIET_HOURS
+    assert inquiry.basis(address, known, NOW.replace(hour=12)).allowed
+    assert (await ask(shop, 30, inquiry=inquiry)).people == 5
