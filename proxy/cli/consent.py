@@ -111,9 +111,8 @@ async def _record(
 async def _show(text: str, config: Path | None, json: bool) -> None:
     import orjson
 
-    from proxy.cli.explaining import address_of, decide_for, decision_json
+    from proxy.cli.explaining import address_of, decide_now, decision_json
     from proxy.cli.ledger import open_ledger
-    from proxy.clock import utc_now
 
     async with open_ledger(config) as ledger:
         address = address_of(text, ledger.settings)
@@ -123,7 +122,7 @@ async def _show(text: str, config: Path | None, json: bool) -> None:
             known[sender.id] = (await ledger.store.lookup([subject])).known[subject]
         entries = await ledger.store.journal(exact=ledger.keys.pseudonym(address.exact), limit=20)
         decisions = {
-            stream.id: decide_for(ledger.settings, stream, address, known[stream.sender], utc_now())
+            stream.id: await decide_now(ledger, stream, address)
             for stream in ledger.settings.streams
         }
         data: dict[str, Any] = {

@@ -17,7 +17,6 @@ from proxy.clock import utc_now
 from proxy.config import Settings, Stream
 from proxy.inquiry import Inquiry, as_known_at, decision_fields, decision_grounds
 from proxy.packs import load_packs
-from proxy.store.model import Known
 
 LANGUAGES = ("en", "nl")
 
@@ -76,13 +75,6 @@ async def decide_now(
     if moment is not None:
         known = as_known_at(known, moment)
     return inquiry.decide(address, known, moment or utc_now(), counterfactual=True)
-
-
-def decide_for(
-    settings: Settings, stream: Stream, address: Address, known: Known, at: datetime
-) -> Decision:
-    """Facts and engine as in the gate, with the counterfactual."""
-    return inquiry_of(settings, stream).decide(address, known, at, counterfactual=True)
 
 
 def inquiry_of(
