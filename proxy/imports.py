@@ -132,7 +132,7 @@ def read_entries(
                     continue
                 yield entry_of(line, row, options, keys, clock)
     except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from error
+        raise FileError(f"cannot be read: {error.strerror or error}") from error
 
 
 class _Bad(Exception):
@@ -236,6 +236,11 @@ def _check_header(header: Sequence[str], options: Options) -> list[str]:
     for index, (theirs, name) in enumerate(zip(header, ours, strict=True)):
         if name == "-":
             ours[index] = ""
+        elif name not in _KNOWN_COLUMNS and name != theirs:
+            raise FileError(
+                f"line 1, column {theirs!r}: --map makes it {name!r}, which is no column of ours. "
+                f"Known: {', '.join(_KNOWN_COLUMNS)}"
+            )
         elif name not in _KNOWN_COLUMNS:
             raise FileError(
                 f"line 1, column {theirs!r}: no such column; use --map '{theirs}=ours', or "

@@ -29,6 +29,7 @@ _SHOWN = 200
 class Tally:
     """What an import did."""
 
+    readable: bool = True  # as a whole: with a header that can be understood, to its end
     rows: int = 0
     new: int = 0
     known: int = 0
@@ -88,9 +89,9 @@ async def _import(
             await _read_all(file, options, ledger, tally, dry_run)
         except FileError as error:
             typer.echo(f"{file}: {error}", err=True)
-            tally.errors += 1
+            tally.readable = False
     _report(file, tally, dry_run=dry_run, json=json)
-    return os.EX_DATAERR if tally.errors else 0
+    return os.EX_DATAERR if tally.errors or not tally.readable else 0
 
 
 async def _read_all(
@@ -138,7 +139,9 @@ def _report(file: Path, tally: Tally, *, dry_run: bool, json: bool) -> None:
     if tally.errors > _SHOWN:
         typer.echo(f"{file}: {tally.errors - _SHOWN} more rows in error", err=True)
     good = tally.rows - tally.errors
-    if dry_run:
+    if not tally.readable and not tally.rows:
+        typer.echo("nothing imported")
+    elif dry_run:
         typer.echo(f"{good} of {tally.rows} rows would be imported, {tally.errors} in error")
     else:
         typer.echo(
