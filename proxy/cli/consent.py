@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from proxy.cli.ledger import Ledger
     from proxy.store.model import Known
 
@@ -19,7 +21,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="The TOML file.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="The TOML file; else $SLUIS_CONFIG, /etc/sluis/sluis.toml."
+    ),
+]
 Sender = Annotated[str | None, typer.Option(help="The sender's id; may be left out if only one.")]
 
 
@@ -42,7 +49,7 @@ def record(
     sender: Sender = None,
     at: Annotated[str | None, typer.Option(help="ISO 8601; default now.")] = None,
     fields: Annotated[
-        list[str] | None, typer.Option("--set", help="field=value; lists with |.")
+        list[str] | None, typer.Option("--set", help="field=value, once a field; lists with |.")
     ] = None,
 ) -> None:
     """Record one event, with its evidence."""
@@ -174,41 +181,49 @@ def _known_json(sender: str, known: Known) -> dict[str, object]:
 
 def _print(data: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     # What people wrote is shown as it is: "[x]" and ":key:" are no markup.
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for id_, known in data["senders"].items():
-        table = Table(title=f"{data['address']} and {id_}", title_justify="left")
-        for name in ("at", "event", "facts", "evidence"):
-            table.add_column(name)
+        table = _table(f"{data['address']} and {id_}", "at", "event", "facts", "evidence")
         for event in known["events"]:
             facts = {k: v for k, v in event.items() if k not in _PLAIN}
             words = ", ".join(f"{k} {_word(v)}" for k, v in facts.items())
             if not event["exact"]:
                 words = f"recorded for another spelling of the address; {words}"
             table.add_row(f"{event['at']:%Y-%m-%d %H:%M}", event["type"], words, event["evidence"])
-        console.print(table)
+        if known["events"]:
+            console.print(table)
+        else:
+            console.print(f"{table.title}: nothing is recorded")
         if known["attributes"]:
             shown = ", ".join(f"{k} {_word(v)}" for k, v in known["attributes"].items())
             console.print(f"known of the person: {shown}")
-    table = Table(title="now, per stream", title_justify="left")
-    for name in ("stream", "verdict", "reason", "law", "until"):
-        table.add_column(name)
+    table = _table("now, per stream", "stream", "verdict", "reason", "law", "until")
     for id_, decision in data["streams"].items():
         until = str(decision["expires_at"] or "")[:10]
         table.add_row(id_, decision["verdict"], decision["reason"], decision["cite"], until)
     console.print(table)
     if data["mails"]:
-        table = Table(title="latest mails", title_justify="left")
-        for name in ("at", "ref", "stream", "verdict", "reason", "state"):
-            table.add_column(name)
+        table = _table("latest mails", "at", "ref", "stream", "reason", "state")
         for mail in data["mails"]:
             when = f"{mail['decided_at']:%Y-%m-%d %H:%M}"
-            table.add_row(
-                when, mail["ref"], mail["stream"], mail["verdict"], mail["reason"], mail["state"]
-            )
+            # The verdict is in the state, except where it was only observed.
+            observed = mail["verdict"] == "block" and mail["state"] != "blocked"
+            state = f"{mail['state']}, observed" if observed else mail["state"]
+            table.add_row(when, mail["ref"], mail["stream"], mail["reason"], state)
         console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table without lines that shows every word whole: a reference is there to be copied."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        wraps = name in ("facts", "evidence", "law", "stream", "state")
+        table.add_column(name, no_wrap=not wraps, overflow="fold")
+    return table
 
 
 #: Columns that every event has; the command line names them itself.
