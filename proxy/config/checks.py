@@ -19,6 +19,7 @@ from proxy.config.models import (
     Dkim,
     DkimKey,
     Http,
+    Limits,
     Listener,
     PolicyConfig,
     Retention,
@@ -46,6 +47,7 @@ class Parts:
     http: Http | None
     delivery: Delivery | None
     retention: Retention | None
+    limits: Limits | None
     policy: PolicyConfig | None
     dkim: Dkim | None
     listeners: Mapping[int, Listener]
@@ -81,6 +83,7 @@ def findings(parts: Parts) -> Iterator[Finding]:
     yield from _doubles("credentials", "username", names)
     yield from _api_tokens(parts)
     yield from _delivery(parts)
+    yield from _limits(parts)
     yield from _caps(parts)
     yield from _dkim(parts)
     packs = parts.policy.packs_dir if parts.policy else None
@@ -301,6 +304,13 @@ def _api_tokens(parts: Parts) -> Iterator[Finding]:
     for name in ("name", "token_hash"):
         values = [(n, str(getattr(token, name))) for n, token in parts.api_tokens.items()]
         yield from _doubles("api_tokens", name, values)
+
+
+def _limits(parts: Parts) -> Iterator[Finding]:
+    limits = parts.limits
+    if limits is not None and limits.memory < limits.message_size:
+        remedy = "make it at least as large, better several times that"
+        yield "limits.memory", "has no room for a message of message_size", remedy
 
 
 def _caps(parts: Parts) -> Iterator[Finding]:

@@ -376,6 +376,7 @@ class Limits(Table):
     connections_per_network: Count = 200
     recipients: Count = 1000
     message_size: Size = 25 * 1024 * 1024
+    memory: Size = 512 * 1024 * 1024
     messages_per_connection: Count = 1000
     header_bytes: Size = 262144
     header_fields: Count = 1000

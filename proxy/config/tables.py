@@ -124,6 +124,7 @@ def parts(draft: Draft, sections: Sections) -> Parts:
         http=single("http"),
         delivery=single("delivery"),
         retention=single("retention"),
+        limits=single("limits"),
         policy=single("policy"),
         dkim=single("dkim"),
         sender_ids=written("senders"),

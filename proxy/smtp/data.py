@@ -1,4 +1,4 @@
-"""The octets between 354 and the end of data (RFC 5321 4.1.1.4), chunk by chunk, without I/O.
+"""The octets between 354 and the end of data (RFC 5321 4.1.1.4), chunk by chunk.
 
 Only CRLF ends a line and only CRLF.CRLF ends the data; nothing else is taken for it, because the
 next server may read it otherwise (SMTP smuggling). A bare CR or LF is a fault, or, where asked for,
@@ -14,6 +14,7 @@ import re
 
 from proxy.replies import Reply
 from proxy.smtp import replies
+from proxy.smtp.spool import Spool
 
 _END = b"\r\n.\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
@@ -28,17 +29,19 @@ class Incoming:
     dot, and as it is after normalising. With `normalise` the content has no bare CR or LF.
     """
 
-    def __init__(self, *, size_limit: int, line_limit: int, normalise: bool = False) -> None:
+    def __init__(
+        self, *, size_limit: int, line_limit: int, spool: Spool, normalise: bool = False
+    ) -> None:
         self._normalise = normalise
         self._size_limit = size_limit
         self._line_limit = line_limit
-        self._content = bytearray()
+        self._spool = spool
         self._virtual = 2  # octets of the CRLF that ended DATA, which is not content
         self._carry = (
             b"\r\n"  # starts at the last CRLF seen; in a line far too long, its last octets
         )
         self._size = 0
-        self._bare = self._nul = self._long = False
+        self._bare = self._nul = self._long = self._no_room = False
         self.received = 0
         self.rest = b""
 
@@ -58,13 +61,21 @@ class Incoming:
             return replies.NUL_IN_DATA
         if self._long:
             return replies.LONG_LINE
+        if self._no_room:
+            return replies.NO_ROOM
         return None
 
+    @property
+    def size(self) -> int:
+        """Octets of the message so far."""
+        return self._size
+
     def content(self) -> bytes:
-        """Hand over the message, once: CRLF lines, dots unstuffed. Empty after a fault."""
-        whole = bytes(self._content)
-        self._content = bytearray()  # two copies of a large message are enough for an instant only
-        return whole
+        """Hand over the message, once: CRLF lines, dots unstuffed. Empty after a fault.
+
+        Raises `OSError` when it cannot be read back.
+        """
+        return self._spool.take()
 
     def feed(self, chunk: bytes) -> bool:
         """Take more octets; True when the end was among them: then `rest` is what came after it."""
@@ -111,11 +122,15 @@ class Incoming:
         stuffed = block.count(b"\r\n.")
         self._size += len(block) - stuffed - self._virtual
         if self.fault is not None:
-            self._content.clear()
+            self._spool.close()
         else:
             if stuffed:
                 block = block.replace(b"\r\n.", b"\r\n")
-            self._content += block[self._virtual :]
+            try:
+                self._spool.write(block[self._virtual :])
+            except OSError:
+                self._no_room = True
+                self._spool.close()
         self._virtual = 0
 
     def _has_long_line(self, block: bytes) -> bool:

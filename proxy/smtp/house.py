@@ -73,6 +73,7 @@ class House:
             now=self.loop.time,
             authenticator=self._authenticator,
             failures=admission.failures,
+            memory=admission.memory,
             # The configuration allows passwords without TLS on loopback only.
             password_in_clear=listener.tls == "none" and is_loopback(listener.host),
             work=self._work,

@@ -58,6 +58,7 @@ DECLARED_TOO_BIG = Reply(552, "5.3.4", "message larger than the maximum size")
 TOO_BIG = Reply(552, "5.3.4", "message larger than the maximum size")
 BARE_IN_DATA = Reply(550, "5.5.2", "bare CR or LF in message: lines end with CR LF")
 NUL_IN_DATA = Reply(554, "5.6.0", "NUL in message")
+NO_ROOM = Reply(452, "4.3.1", "no room for this message now, try again later")
 LONG_LINE = Reply(554, "5.6.0", "line too long in message")
 
 # -- Who may --------------------------------------------------------------------------------------

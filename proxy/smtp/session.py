@@ -25,6 +25,7 @@ from proxy.smtp.limits import (
     data_deadline,
 )
 from proxy.smtp.proxied import XCLIENT_NAMES, read_xclient
+from proxy.smtp.spool import SPOOL_AT, Spool
 from proxy.smtp.wire import Desk, EndlessLine, Gone, Wire
 
 # Octets of a command line with CRLF: RFC 5321 4.5.3.1.4 and what the extensions add; RFC 4954
@@ -439,40 +440,63 @@ class Session:
             first = replies.MAIL_FIRST if self._helo else replies.HELO_FIRST
             return self._error(first if transaction is None else replies.RCPT_FIRST)
         self._transaction = None
+        memory = self._desk.memory
+        if not memory.take(SPOOL_AT):
+            if self._wire.pending:  # content, as after any DATA that was refused
+                return self._end(replies.TALKED_TOO_EARLY)
+            return self._refuse(replies.NO_ROOM)
+        try:
+            return await self._message(transaction.envelope)
+        finally:
+            memory.give(SPOOL_AT)
+
+    async def _message(self, envelope: Envelope) -> None:
+        """From 354 to the gate's answer."""
         self._messages_left -= 1
         self._wire.say(replies.GO_AHEAD)
-        incoming = await self._receive()
-        if incoming is None:
-            return self._end(replies.TOO_MUCH_DATA)
-        self._idle_left = IDLE_COMMANDS
-        envelope = transaction.envelope
-        if incoming.fault is not None:
-            log.message_refused(
-                ref=envelope.ref, code=incoming.fault.code, reason=incoming.fault.text
-            )
-            return self._reply(incoming.fault)
-        content = incoming.content()
+        spool = Spool(self._desk.settings.server.data_dir)
+        try:
+            incoming = await self._receive(spool)
+            if incoming is None:
+                return self._end(replies.TOO_MUCH_DATA)
+            self._idle_left = IDLE_COMMANDS
+            fault = incoming.fault
+            if fault is None and not self._desk.memory.take(incoming.size):
+                fault = replies.NO_ROOM
+            if fault is not None:
+                log.message_refused(ref=envelope.ref, code=fault.code, reason=fault.text)
+                return self._reply(fault)
+            try:
+                content = incoming.content()
+            except BaseException:
+                self._desk.memory.give(incoming.size)
+                raise
+        finally:
+            spool.close()
+        size = len(content)
         log.message_received(
             ref=envelope.ref,
             listener=self._desk.listener.address,
-            size=len(content),
+            size=size,
             recipients=len(envelope.recipients),
         )
         self._wire.hold()
         # From here on the message is the gate's: what happens to this client changes nothing
         # (delivery.md 4).
         task = self._desk.work(self._submit(envelope, content))
+        task.add_done_callback(lambda _: self._desk.memory.give(size))
         del content
         answer = await asyncio.shield(task)
         if answer.positive:
             self._errors_left = self._errors_before = self._limits.errors
         return self._reply(answer)
 
-    async def _receive(self) -> Incoming | None:
+    async def _receive(self, spool: Spool) -> Incoming | None:
         """The whole message; None when the client sends on and on. Raises `Gone`."""
         incoming = Incoming(
             size_limit=self._limits.message_size,
             line_limit=self._limits.line,
+            spool=spool,
             normalise=self._desk.listener.bare_newline == "normalise",
         )
         started = self._desk.now()

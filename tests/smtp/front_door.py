@@ -7,6 +7,7 @@ import contextlib
 import re
 import socket
 import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -236,7 +237,7 @@ def credential(username: str = "app") -> Credential:
 def settings_for(listener: Listener, limits: Limits, *credentials: Credential) -> Settings:
     """Settings with nothing but what the front door reads."""
     return Settings(
-        server=Server(hostname=HOSTNAME, data_dir=Path("/nonexistent")),
+        server=Server(hostname=HOSTNAME, data_dir=Path(tempfile.gettempdir())),
         listeners=(listener,),
         upstreams=(),
         http=Http(public_url="https://mail.acme.example"),

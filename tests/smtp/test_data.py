@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 
 from proxy.smtp import replies
 from proxy.smtp.data import Incoming
+from proxy.smtp.spool import Spool
 
 SIZE, LINE = 60, 12
+TMP = Path(tempfile.gettempdir())
 
 
 def model(stream: bytes, *, normalise: bool = False) -> tuple[object, bytes]:
@@ -37,7 +41,7 @@ def model(stream: bytes, *, normalise: bool = False) -> tuple[object, bytes]:
 
 def read(stream: bytes, cuts: list[int], *, normalise: bool = False) -> tuple[object, bytes]:
     """The same by `Incoming`, in the pieces between `cuts`."""
-    incoming = Incoming(size_limit=SIZE, line_limit=LINE, normalise=normalise)
+    incoming = Incoming(size_limit=SIZE, line_limit=LINE, spool=Spool(TMP), normalise=normalise)
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     for start, stop in pairwise(edges):
         if incoming.feed(stream[start:stop]):
@@ -119,14 +123,14 @@ def test_the_largest_message() -> None:
 
 
 def test_the_message_is_handed_over_once() -> None:
-    incoming = Incoming(size_limit=SIZE, line_limit=LINE)
+    incoming = Incoming(size_limit=SIZE, line_limit=LINE, spool=Spool(TMP))
     assert incoming.feed(b"one\r\n.\r\n")
     assert incoming.content() == b"one\r\n"
     assert incoming.content() == b""
 
 
 def test_nothing_is_kept_of_what_is_refused() -> None:
-    incoming = Incoming(size_limit=1 << 20, line_limit=LINE)
+    incoming = Incoming(size_limit=1 << 20, line_limit=LINE, spool=Spool(TMP))
     assert not incoming.feed(b"good\r\n" * 1000)
     for _ in range(100):
         assert not incoming.feed(b"x" * 10000)
