@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import datetime
 
 from policy.address import Address
@@ -66,6 +67,19 @@ _END = {
     Result.UNSENT: End.RETURNED,
     Result.UNKNOWN: End.UNKNOWN,
 }
+
+
+#: Content went out, but its dot did not: in the meantime fewer people may get it.
+_WITHHELD = Given(Result.UNSENT, 451, "451 4.4.7 decided again before it was sent", "content")
+
+
+@dataclass(slots=True)
+class _Meant:
+    """A copy, when it was last decided for whom it is, and whether it still is for anybody."""
+
+    copy: Outgoing
+    decided_at: float
+    nobody: bool = False
 
 
 class Gate:
@@ -306,52 +320,68 @@ class Gate:
         `in_hand` is the connection since before C1, with the copy begun, or nothing.
         """
         line, connection = in_hand
+        meant = _Meant(send, committed_at)
+
+        async def ready() -> bool:
+            return await self._still_meant(mail, meant, results)
+
+        given: list[Given] = []
+        failed = _WITHHELD
         async with line or AsyncExitStack() as held:
             try:
                 if connection is None:
                     connection = await held.enter_async_context(self._pool.connection())
                     connection.begin(send.copy)
                 await connection.envelope()
-                parts = await self._parts(send, connection)
-                hold = self._settings.delivery.attempt_hold.total_seconds()
-                if self._monotonic() - committed_at > hold:
-                    # The decision has grown old before the dot: it is taken again (delivery.md 7).
-                    kept, stopped = await self._decide_again(mail, send)
-                    results |= stopped
-                    if kept is None or kept.copy != send.copy:
-                        await connection.abandon()
-                    if kept is None:
+                if not await ready():
+                    await connection.abandon()
+                    if meant.nobody:
                         return
-                    if kept.copy != send.copy:
-                        connection.begin(kept.copy)
-                        await connection.envelope()
-                        parts = await self._parts(kept, connection)
-                    send = kept
-                given = await connection.finish(parts)
+                    connection.begin(meant.copy.copy)
+                    await connection.envelope()
+                parts = await self._parts(meant.copy, connection)
+                given = await connection.finish(parts, ready)
             except (FoldError, SigningError) as error:  # before any of the content was written
                 log.incident(ref=mail.ref, error=error)
-                given = [
-                    Given(Result.UNSENT, 451, str(our_fault(mail.ref)), "local") for _ in send.cases
-                ]
+                failed = Given(Result.UNSENT, 451, str(our_fault(mail.ref)), "local")
             except UpstreamUnavailable as error:
-                reply = f"451 4.4.1 {error}"
-                given = [Given(Result.UNSENT, 451, reply, "connect")] * len(send.cases)
+                failed = Given(Result.UNSENT, 451, f"451 4.4.1 {error}", "connect")
             except StoreError as error:
                 # Only deciding again asks the store, before the dot: certainly not sent. The
                 # attempt ends, so that a retry need not wait for the next start.
                 self._store_trouble("reclaim", mail.ref, error)
                 reply = "451 4.3.0 the decision could not be taken again"
-                given = [Given(Result.UNSENT, 451, reply, "local")] * len(send.cases)
+                failed = Given(Result.UNSENT, 451, reply, "local")
             except Exception as error:  # not foreseen, so nobody knows whether the dot was written
                 log.incident(ref=mail.ref, error=error)
-                reply = str(our_fault(mail.ref))
-                given = [Given(Result.UNKNOWN, 451, reply, "local")] * len(send.cases)
+                failed = Given(Result.UNKNOWN, 451, str(our_fault(mail.ref)), "local")
+        if meant.nobody:
+            return
+        send = meant.copy
+        if len(given) != len(send.cases):
+            given = [failed] * len(send.cases)
         await self._settle(mail, send, given)
         for case, one in zip(send.cases, given, strict=True):
             future = live[case.copy_key]
             if not future.done():
                 future.set_result(one.result)
             results[case.n] = Ending(_END[one.result], one.reply, mail.ref)
+
+    async def _still_meant(self, mail: Mail, meant: _Meant, results: dict[int, Ending]) -> bool:
+        """Whether a copy may leave as it is: decided lately, or now again (delivery.md 7).
+
+        False: fewer people may get it than its envelope names, or nobody.
+        """
+        hold = self._settings.delivery.attempt_hold.total_seconds()
+        if self._monotonic() - meant.decided_at <= hold:
+            return True
+        before = meant.copy
+        kept, stopped = await self._decide_again(mail, before)
+        meant.decided_at = self._monotonic()
+        results |= stopped
+        meant.nobody = kept is None
+        meant.copy = kept or before
+        return kept is not None and kept.copy == before.copy
 
     async def _parts(self, send: Outgoing, connection: Connection) -> list[bytes | memoryview]:
         """The bytes of a copy, signed as the upstream that it goes to wants them."""

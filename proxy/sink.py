@@ -154,6 +154,11 @@ class Sink:
         for peer in self._peers:
             peer.pause()
 
+    def resume(self) -> None:
+        """Read again from every connection that was paused."""
+        for peer in self._peers:
+            peer.resume()
+
     def say(self, raw: bytes) -> None:
         """Write `raw` on every connection open now."""
         for peer in self._peers:
@@ -265,6 +270,10 @@ class _Peer(asyncio.Protocol):
     def pause(self) -> None:
         if self._transport is not None:
             self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def say(self, raw: bytes) -> None:
         self._out.append(raw)

@@ -7,7 +7,7 @@ unknown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from proxy.delivery import wire
@@ -78,6 +78,10 @@ class Given:
     def enhanced(self) -> str:
         """The enhanced status code in `reply`, or ""."""
         return wire.enhanced(self.reply[4:])
+
+
+#: Whether the dot may follow the content.
+Ready = Callable[[], Awaitable[bool]]
 
 
 class StaleError(Exception):
@@ -170,13 +174,15 @@ class Session:
             raise
         tx.over = True
 
-    async def finish(self, parts: Sequence[bytes | memoryview]) -> list[Given]:
+    async def finish(
+        self, parts: Sequence[bytes | memoryview], ready: Ready | None = None
+    ) -> list[Given]:
         """Send the content; one `Given` per recipient. Raises `StaleError`, as `envelope` does."""
         await self.envelope()
         tx = self._current()
         if tx.ready:
             try:
-                await self._content(tx, parts)
+                await self._content(tx, parts, ready)
             except _ClosingError as closing:
                 self._decide(tx, closing.answer)
                 self._channel.abort()
@@ -284,7 +290,9 @@ class Session:
 
     # -- the content -----------------------------------------------------------------------------
 
-    async def _content(self, tx: _Transaction, parts: Sequence[bytes | memoryview]) -> None:
+    async def _content(
+        self, tx: _Transaction, parts: Sequence[bytes | memoryview], ready: Ready | None
+    ) -> None:
         tx.stage = "content"
         stuffer = wire.Stuffer()
         last: list[bytes] = []
@@ -300,6 +308,8 @@ class Session:
                         await self._channel.drain(self._data)
                     last = [stuffer.feed(view[start : start + _BLOCK])]
         last.append(stuffer.end())
+        if ready is not None and not await ready():
+            raise BrokenError("withheld")
         self._listen()
         tx.stage = "dot"
         tx.dot = True

@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from proxy.delivery import wire
 from proxy.delivery.endpoint import Endpoint, UpstreamEvents
 from proxy.delivery.handshake import HandshakeError, UpstreamLike
-from proxy.delivery.session import Copy, Given, Session, StaleError, unanswered
+from proxy.delivery.session import Copy, Given, Ready, Session, StaleError, unanswered
 from proxy.errors import UpstreamUnavailable
 from proxy.store.model import Result
 
@@ -140,11 +140,14 @@ class Connection:
                 why = "connection closed before any reply, twice"
                 self._fate = unanswered(Result.UNSENT, why, "mail")
 
-    async def finish(self, parts: Sequence[bytes | memoryview]) -> list[Given]:
+    async def finish(
+        self, parts: Sequence[bytes | memoryview], ready: Ready | None = None
+    ) -> list[Given]:
         """Send the content and the final dot; one `Given` per recipient of the copy, in order.
 
         `parts` are the content without dot-stuffing, cut anywhere, its lines ended by CRLF (not
-        checked here); it is sent octet by octet, a final CRLF added only if missing.
+        checked here); it is sent octet by octet, a final CRLF added only if missing. `ready` is
+        asked when only the last block and the dot are left; where it says no, they are not sent.
         """
         await self.envelope()
         asked, copy = self._asked, self._copy
@@ -153,7 +156,7 @@ class Connection:
         if self._fate is not None:
             given = [self._fate] * len(copy.recipients)
         elif copy.recipients:
-            given = await self._session.finish(parts)
+            given = await self._session.finish(parts, ready)
         else:
             given = []
         self._asked = self._copy = None

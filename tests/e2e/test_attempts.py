@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from running_sluis import OPT_IN, World, message, until
+from running_sluis import FOOTER, OPT_IN, World, message, until
 
 from proxy.errors import StoreUnavailable
 from proxy.sink import Step
@@ -66,3 +66,39 @@ async def test_an_attempt_ends_when_it_cannot_be_decided_again(
     assert (await w.ended(reply)).state is State.RETURNED
     assert (await w.send(ANNA, content, stream="orders")).startswith("250 ")
     assert len(w.sink.messages) == 1
+
+
+@pytest.mark.parametrize("objects", [False, True])
+async def test_a_body_that_takes_long_is_decided_again_before_its_dot(
+    world: Make, monkeypatch: pytest.MonkeyPatch, objects: bool
+) -> None:
+    w = await world()
+    await w.know(ANNA, "opt-in", **OPT_IN)
+    body = FOOTER + ("x" * 70 + "\r\n") * 200_000
+    content = message(message_id="long", text=body)
+    real = w.sluis.gate._monotonic
+    late = 0.0
+    monkeypatch.setattr(w.sluis.gate, "_monotonic", lambda: real() + late)
+    begun = asyncio.Event()
+
+    def tap(_: int, octets: bytes) -> None:
+        if len(octets) > 1000 and not begun.is_set():
+            w.sink.pause()
+            begun.set()
+
+    w.sink.tap = tap
+    sending = asyncio.create_task(w.send(ANNA, content))
+    await begun.wait()
+    if objects:
+        await w.know(ANNA, "objection", scope="marketing", via="one-click", days=0)
+    late = 60.0
+    w.sink.resume()
+    reply = await sending
+    [row] = await w.journal(reply)
+    if objects:
+        assert reply.startswith("550 5.7.1 suppressed"), reply
+        assert (row.state, row.attempts) == (State.BLOCKED, 1)
+    else:
+        assert reply.startswith("250 "), reply
+        assert (row.state, row.attempts) == (State.RELAYED, 2)
+    assert len(w.sink.messages) == (not objects)
