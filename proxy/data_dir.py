@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from proxy.config import Settings
@@ -9,15 +10,40 @@ from proxy.errors import ConfigError, StoreUnavailable
 from proxy.keys import Keys, load_keys
 from proxy.store.instance import prepare
 
+_OWN = "give it to the user that runs sluis, or set another server.data_dir"
+
 
 def make_data_dir(settings: Settings) -> None:
     """Create `data_dir`, readable by us alone. Raises `ConfigError` with the remedy."""
     try:
         prepare(settings.server.data_dir)
     except StoreUnavailable as error:
-        raise ConfigError(
-            [f"{settings.source}: server.data_dir: {error}; give it to the user that runs sluis"]
-        ) from error
+        raise ConfigError([f"{settings.source}: server.data_dir: {error}; {_OWN}"]) from error
+
+
+def data_dir_trouble(settings: Settings) -> str | None:
+    """Why this user could not serve on `data_dir`, with the remedy; None where nothing is known.
+
+    Makes nothing. The user that checks a configuration need not be the one that runs it.
+    """
+    wanted = settings.server.data_dir
+    found = wanted
+    while not found.exists() and found != found.parent:
+        found = found.parent
+    if found.is_dir() and os.access(found, os.R_OK | os.W_OK | os.X_OK):
+        return None
+    what = "cannot be made" if found != wanted else "is no directory that can be written"
+    return f"{settings.source}: server.data_dir: {wanted} {what} by this user; {_OWN}"
+
+
+def find_data_dir(settings: Settings) -> None:
+    """Raise `StoreUnavailable` where there is none: nothing was recorded or sent there yet."""
+    data_dir = settings.server.data_dir
+    if not data_dir.exists():
+        raise StoreUnavailable(
+            f"{settings.source}: server.data_dir: there is no {data_dir}; start `sluis serve` or "
+            "import consents first, or name the directory of the relay that you ask about"
+        )
 
 
 def may_create_store(settings: Settings) -> bool:
@@ -35,5 +61,14 @@ def keys_path(settings: Settings) -> Path:
 
 def open_keys(settings: Settings, *, create: bool) -> Keys:
     """The keys; made only where there is no ledger yet: under new keys no opt-out is found."""
+    file = settings.http.keys_file
+    if file is not None and not file.exists():
+        raise ConfigError(
+            [
+                f"{settings.source}: http.keys_file: there is no {file}; put back the copy you "
+                "kept; if there never was one, start once without http.keys_file and move "
+                f"{settings.server.data_dir / 'keys'} there"
+            ]
+        )
     fresh = create and not settings.store.sqlite_path(settings.server.data_dir).exists()
-    return load_keys(keys_path(settings), create=fresh and settings.http.keys_file is None)
+    return load_keys(keys_path(settings), create=fresh and file is None)

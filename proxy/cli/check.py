@@ -11,6 +11,7 @@ import typer
 
 from proxy import config as configuration
 from proxy.config.show import entries
+from proxy.data_dir import data_dir_trouble
 from proxy.errors import ConfigError
 
 
@@ -24,7 +25,10 @@ def check(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check the configuration; exit 0, or 78 with one line per problem on stderr."""
+    """Check the configuration; exit 0, or 78 with one line per problem on stderr.
+
+    What another user or machine may not find is a warning: it does not change the exit code.
+    """
     try:
         loaded = configuration.read(config)
     except ConfigError as error:
@@ -35,10 +39,18 @@ def check(
         raise typer.Exit(os.EX_CONFIG) from None
     settings = loaded.settings
     keys = entries(loaded) if show else []
+    trouble = data_dir_trouble(settings)
     if json:
         shown = {e.key: {"value": e.value, "source": e.source} for e in keys}
-        _print({"ok": True, "source": str(settings.source), **({"keys": shown} if show else {})})
+        answer = {
+            "ok": True,
+            "source": str(settings.source),
+            "warnings": [trouble] if trouble else [],
+        }
+        _print({**answer, **({"keys": shown} if show else {})})
         return
+    if trouble:
+        typer.echo(f"warning: {trouble}", err=True)
     for entry in keys:
         typer.echo(str(entry))
     if not show:

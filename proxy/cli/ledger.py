@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from proxy.config import Settings, load
-from proxy.data_dir import make_data_dir, may_create_store, open_keys
-from proxy.keys import Keys
+from proxy.data_dir import find_data_dir, make_data_dir, may_create_store, open_keys
+from proxy.keys import Keys, load_keys
 from proxy.store.model import Store
 from proxy.store.sqlite import open_sqlite
 
@@ -25,6 +26,28 @@ class Ledger:
 
 
 @asynccontextmanager
+async def open_to_try(config: Path | None) -> AsyncIterator[Ledger]:
+    """The ledger for a trial run; where none is yet, an empty one that is gone afterwards."""
+    settings = load(config)
+    if not may_create_store(settings) or _database(settings).exists():
+        async with open_ledger(config) as ledger:
+            yield ledger
+        return
+    with TemporaryDirectory(prefix="sluis-try-") as directory:
+        here = Path(directory)
+        keys = load_keys(here / "keys", create=True)
+        store = await open_sqlite(here / "sluis.db", instance="", owner=False, create=True)
+        try:
+            yield Ledger(settings, keys, store)
+        finally:
+            await store.close()
+
+
+def _database(settings: Settings) -> Path:
+    return settings.store.sqlite_path(settings.server.data_dir)
+
+
+@asynccontextmanager
 async def open_ledger(config: Path | None, *, create: bool = False) -> AsyncIterator[Ledger]:
     """Open for the length of the block. Raises `ConfigError`, `KeysError`, `StoreError`.
 
@@ -34,9 +57,10 @@ async def open_ledger(config: Path | None, *, create: bool = False) -> AsyncIter
     create = create and may_create_store(settings)
     if create:
         make_data_dir(settings)
+    find_data_dir(settings)
     keys = open_keys(settings, create=create)
     store = await open_sqlite(
-        settings.store.sqlite_path(settings.server.data_dir),
+        _database(settings),
         instance="",
         owner=False,
         create=create,

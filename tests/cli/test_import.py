@@ -169,6 +169,15 @@ def test_a_column_that_is_left_out_may_have_line_breaks(sluis: Run, tmp_path: Pa
     assert "1 events recorded" in out
 
 
+def test_whoever_can_be_sent_to_can_object(sluis: Run, tmp_path: Path) -> None:
+    objection = "acme,anna@shop.local,objection,2026-06-01T08:00:00Z,ticket:1"
+    opt_in = objection.replace("objection", "opt-in")
+    code, out, err = sluis("import", str(write(tmp_path, EVENTS, objection, opt_in)))
+    assert code == os.EX_DATAERR
+    assert "line 3, column address" in err
+    assert "1 events recorded" in out
+
+
 def test_one_moment_in_two_zones_is_one_event(sluis: Run, tmp_path: Path) -> None:
     other = ANNA.replace("12:00:00Z", "13:00:00+01:00")
     _, out, _ = sluis("import", str(write(tmp_path, HEADER, ANNA, other)))
@@ -218,6 +227,7 @@ def test_dry_run_writes_nothing_and_the_same_twice_is_one_event(sluis: Run, tmp_
         0,
         "2 of 2 rows would be imported, 0 in error\n",
     )
+    assert not (tmp_path / "data").exists()
     _, out, _ = sluis("import", path)
     assert out == "1 events recorded, 1 were known, 0 rows in error\n"
     _, out, _ = sluis("import", path)
@@ -381,7 +391,20 @@ def test_a_configuration_in_error_exits_78_naming_file_and_key(
 def test_a_command_that_needs_a_ledger_says_where_none_is(sluis: Run, tmp_path: Path) -> None:
     code, _, err = sluis("explain", "anna@example.nl", "--stream", "newsletter")
     assert code == os.EX_UNAVAILABLE
-    assert str(tmp_path / "data") in err
+    where = f"{tmp_path / 'sluis.toml'}: server.data_dir: there is no {tmp_path / 'data'}"
+    assert err == (
+        f"sluis: {where}; start `sluis serve` or import consents first, or name the directory of "
+        "the relay that you ask about\n"
+    )
+
+
+def test_a_named_key_file_that_is_not_there(sluis: Run, tmp_path: Path) -> None:
+    path = tmp_path / "sluis.toml"
+    path.write_text(path.read_text().replace("[http]", '[http]\nkeys_file = "gone"'))
+    code, _, err = sluis("import", str(write(tmp_path, HEADER, ANNA)))
+    assert code == os.EX_CONFIG
+    assert err.startswith(f"{path}: http.keys_file: there is no {tmp_path / 'gone'}; put back")
+    assert not (tmp_path / "gone").exists()
 
 
 @pytest.mark.parametrize("name", ["Europe/Nowhere", "half past nine", "../../etc/passwd"])

@@ -30,10 +30,23 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 
 def test_a_sound_file_exits_0(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL)
+    path = write(tmp_path, MINIMAL.replace("[server]", '[server]\ndata_dir = "a/b"'))
     code, out, err = run("--config", str(path))
     assert (code, err) == (0, "")
+    assert not (tmp_path / "a").exists()
     assert out == f"{path}: ok (1 listener, 1 upstream, 1 sender, 1 stream)\n"
+
+
+@pytest.mark.parametrize("under", ["", "/deeper"])
+def test_a_data_dir_that_this_user_cannot_have_is_a_warning(tmp_path: Path, under: str) -> None:
+    (tmp_path / "file").touch()
+    path = write(tmp_path, MINIMAL.replace("[server]", f'[server]\ndata_dir = "file{under}"'))
+    code, out, err = run("--config", str(path))
+    assert (code, out.startswith(f"{path}: ok")) == (0, True)
+    assert err.startswith(f"warning: {path}: server.data_dir: {tmp_path}/file{under} ")
+    assert err.endswith("; give it to the user that runs sluis, or set another server.data_dir\n")
+    _, out, _ = run("--config", str(path), "--json")
+    assert orjson.loads(out)["warnings"] == [err.removeprefix("warning: ").rstrip()]
 
 
 def test_problems_exit_78_one_line_each(tmp_path: Path) -> None:
