@@ -13,7 +13,7 @@ import orjson
 import typer
 
 from policy.model import Objection, OptIn
-from proxy.cli.ledger import Ledger, open_ledger
+from proxy.cli.ledger import Ledger, open_ledger, open_to_try
 from proxy.clock import utc_now
 from proxy.imports import Entry, FileError, Options, RowError, read_entries
 from proxy.store.model import Store
@@ -71,7 +71,8 @@ async def _import(
     json: bool,
 ) -> int:
     tally = Tally()
-    async with open_ledger(config, create=True) as ledger:
+    opened = open_to_try(config) if dry_run else open_ledger(config, create=True)
+    async with opened as ledger:
         ids = frozenset(s.id for s in ledger.settings.senders)
         if sender is not None and sender not in ids:
             raise typer.BadParameter(
