@@ -12,7 +12,7 @@ from policy.pack import Duties, Label
 
 
 def unmet(
-    duties: Duties, message: Message, reasons: Sequence[Reason], obligations: list[str]
+    duties: Duties, message: Message, reasons: Sequence[Reason], obligations: dict[str, None]
 ) -> tuple[Reason, str] | None:
     """The first duty that is neither met nor can be injected, with its article.
 
@@ -36,7 +36,7 @@ def unmet(
     for reason, cite, obligation in missing:
         if obligation not in message.can_inject:
             return reason, cite
-        obligations.append(obligation)
+        obligations[obligation] = None
     return None
 
 

@@ -7,6 +7,7 @@ gives the reason.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
@@ -30,6 +31,7 @@ from policy.model import (
     Reason,
     Relationship,
     Step,
+    Trace,
     Verdict,
 )
 from policy.pack import GDPR_OBJECTION, NO_GATES, Gates, Pack, Packs, Rule
@@ -40,6 +42,11 @@ _NATURAL = {Kind.CONSUMER: False, Kind.SOLE_TRADER: False}
 _EVENT_WORDS = {OptIn: "opt-in", Relationship: "relationship"}
 _YES, _NO, _UNKNOWN = Answer.YES, Answer.NO, Answer.UNKNOWN
 _NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+#: A question that was asked of an event: pack, rule, condition, answer, the entry's id, and what
+#: the condition needs to tell it. Most decisions are never read, so the words come on demand.
+_Asked = tuple[str, str, Condition, Answer, str, Case, Event]
 
 
 @dataclass(slots=True)
@@ -65,7 +72,7 @@ class _Run:
         self.early = early
         self.ledger = Ledger(facts)
         self.own = overlay.own_terms(facts)
-        self.steps: list[Step] = []
+        self.steps: list[Step | _Asked] = []
         self.local_allowed = False
         self.where: Jurisdiction | None = None
 
@@ -137,40 +144,42 @@ class _Run:
             self.step("", "", "exact-address", _NO, event, words)
         if where.elsewhere:
             return self.elsewhere(where)
-        if not where.applies:
-            return self.result(Verdict.BLOCK, Reason.UNKNOWN_JURISDICTION)
-        return self.all_of(where)
+        return self.all_of(
+            (one.pack, self.basis(one.pack, consent_only=one.consent_only))
+            for one in where.applies
+        )
 
-    def all_of(self, where: Jurisdiction) -> Decision:
+    def all_of(self, found: Iterable[tuple[Pack, list[_Finding]]]) -> Decision:
         """Every pack must allow; reason and basis are those of the first."""
-        joined: Decision | None = None
-        for applies in where.applies:
-            findings = self.basis(applies.pack, consent_only=applies.consent_only)
-            decision = self.with_duties(applies.pack, findings)
-            if decision.verdict is Verdict.BLOCK:
-                return decision
+        first: tuple[Pack, _Finding] | None = None
+        obligations: dict[str, None] = {}
+        ends: list[datetime] = []
+        for pack, findings in found:
+            blocked = self.blocked(pack, findings, obligations)
+            if blocked is not None:
+                return blocked
+            ends += [finding.ends_at for finding in findings if finding.ends_at is not None]
             # Where the recipient's country has a pack, its allow is that local rules are met.
             self.local_allowed = bool(self.facts.recipient.country)
-            joined = decision if joined is None else _joined(joined, decision)
-        return joined or self.result(Verdict.BLOCK, Reason.UNKNOWN_JURISDICTION)
+            if first is None:
+                first = (pack, findings[0])
+        if first is None:
+            return self.result(Verdict.BLOCK, Reason.UNKNOWN_JURISDICTION)
+        pack, finding = first
+        return self.result(
+            Verdict.ALLOW, finding.reason, pack, finding,
+            obligations=tuple(obligations), expires_at=min(ends, default=None),
+        )
 
     def elsewhere(self, where: Jurisdiction) -> Decision:
         """An unknown law: consent under all that stand in for it, or the foreign-business rule."""
         found = [(one.pack, self.basis(one.pack, consent_only=True)) for one in where.applies]
         if found and all(finding.allowed for _, findings in found for finding in findings):
-            joined: Decision | None = None
-            for pack, findings in found:
-                decision = self.with_duties(pack, findings)
-                if decision.verdict is Verdict.BLOCK:
-                    return decision
-                joined = decision if joined is None else _joined(joined, decision)
-            if joined is not None:
-                return joined
+            return self.all_of(found)
         if where.abroad is not None:
             for rule in where.abroad.rules:
                 if rule.allows is Reason.FOREIGN_BUSINESS and self.gated(where.abroad, rule):
-                    finding = _Finding(True, rule.allows, rule)
-                    return self.with_duties(where.abroad, [finding])
+                    return self.all_of([(where.abroad, [_Finding(True, rule.allows, rule)])])
         return self.result(Verdict.BLOCK, Reason.UNKNOWN_JURISDICTION)
 
     def basis(self, pack: Pack, *, consent_only: bool) -> list[_Finding]:
@@ -231,8 +240,7 @@ class _Run:
             if case.early and condition.of_content:
                 continue
             answer = condition.ask(case, rule, event)
-            words = condition.tell(case, event)
-            steps.append(Step(pack_id, rule_id, condition.name, answer, uid, words))
+            steps.append((pack_id, rule_id, condition, answer, uid, case, event))
             if answer is not _YES:
                 return place, condition
         return None
@@ -290,28 +298,28 @@ class _Run:
             return "fundraising", *_told(words, message.primary_purpose_fundraising)
         return None
 
-    def with_duties(self, pack: Pack, findings: list[_Finding]) -> Decision:
-        """The decision of one pack from its findings, one per product."""
+    def blocked(
+        self, pack: Pack, findings: list[_Finding], obligations: dict[str, None]
+    ) -> Decision | None:
+        """The block of one pack from its findings, one per product; None where it allows.
+
+        What its duties ask to be injected is added to `obligations`.
+        """
         last = findings[-1]
         if not last.allowed:
             reason = last.reason
             if self.facts.message.template == PERMISSION_REQUEST:
                 reason = Reason.PERMISSION_REQUEST
             return self.result(Verdict.BLOCK, reason, pack, last)
-        obligations: list[str] = []
-        if not self.early:
-            reasons = [finding.reason for finding in findings]
-            duty = unmet(pack.duties, self.facts.message, reasons, obligations)
-            if duty is not None:
-                reason, cite = duty
-                self.steps.append(Step(pack.id, "duties", reason, _NO, "", "missing"))
-                decision = self.result(Verdict.BLOCK, reason, pack, findings[0])
-                return replace(decision, cite=cite)
-        ends = [finding.ends_at for finding in findings if finding.ends_at is not None]
-        return self.result(
-            Verdict.ALLOW, findings[0].reason, pack, findings[0],
-            obligations=tuple(obligations), expires_at=min(ends, default=None),
-        )
+        if self.early:
+            return None
+        reasons = [finding.reason for finding in findings]
+        duty = unmet(pack.duties, self.facts.message, reasons, obligations)
+        if duty is None:
+            return None
+        reason, cite = duty
+        self.steps.append(Step(pack.id, "duties", reason, _NO, "", "missing"))
+        return replace(self.result(Verdict.BLOCK, reason, pack, findings[0]), cite=cite)
 
     def tightened(self, decision: Decision) -> Decision:
         """What the law allows, unless the operator's own rules hold it."""
@@ -322,7 +330,7 @@ class _Run:
         if held is None:
             return decision
         self.steps.append(Step("", overlay.RULE, held.condition, held.answer, "", held.detail))
-        trace = tuple(self.steps)
+        trace = Trace(self.steps, _told_step)
         if held.reason is Reason.NOT_AUTHORISED:
             return Decision(
                 verdict=Verdict.BLOCK,
@@ -369,7 +377,7 @@ class _Run:
             rule="suppression",
             jurisdiction=self.jurisdiction,
             event=self.uid(event),
-            trace=tuple(self.steps),
+            trace=Trace(self.steps, _told_step),
         )
 
     def step(
@@ -413,7 +421,7 @@ class _Run:
             obligations=obligations,
             expires_at=expires_at,
             needs_review=finding.needs_review if finding is not None else False,
-            trace=tuple(self.steps),
+            trace=Trace(self.steps, _told_step),
         )
 
 
@@ -447,14 +455,11 @@ def _of_any_product(finding: _Finding) -> bool:
     return isinstance(detail, OptIn) and not detail.products
 
 
-def _joined(first: Decision, other: Decision) -> Decision:
-    ends = [end for end in (first.expires_at, other.expires_at) if isinstance(end, datetime)]
-    return replace(
-        first,
-        obligations=tuple(dict.fromkeys((*first.obligations, *other.obligations))),
-        expires_at=min(ends, default=None),
-        trace=other.trace,
-    )
+def _told_step(asked: Step | _Asked) -> Step:
+    if isinstance(asked, Step):
+        return asked
+    pack, rule, condition, answer, uid, case, event = asked
+    return Step(pack, rule, condition.name, answer, uid, condition.tell(case, event))
 
 
 def decide(facts: Facts, packs: Packs, *, counterfactual: bool = False) -> Decision:

@@ -57,6 +57,7 @@ class Ledger:
 
     `permits` holds, by type, the exact events on which a basis may rest, of every sender. `near`
     are opt-ins given to this sender on another spelling of the address: they never permit.
+    `contacts` are acts of the person at any sender.
     """
 
     __slots__ = (
@@ -84,10 +85,12 @@ class Ledger:
         self.near: list[Event] = []
         self._last_act: datetime | None = None
         others = False
+        at = facts.at
         for event in facts.events:
-            if event.recorded_at > self.at:
+            if event.recorded_at > at:
                 continue
-            type_ = type(event.detail)
+            detail = event.detail
+            type_ = type(detail)
             if type_ is OptIn or type_ is Relationship or type_ is Published:
                 if event.exact:
                     self.permits.setdefault(type_, []).append(event)
@@ -98,7 +101,7 @@ class Ledger:
                 self.objections.append(event)
             elif type_ is Contact:
                 # An act on another spelling could be another person's: it lifts nothing.
-                if event.exact and event.at <= self.at:
+                if event.exact and event.at <= at and cast(Contact, detail).via in _ACTS:
                     self.contacts.append(event)
             elif type_ is Bounce:
                 self.bounces.append(event)
@@ -129,12 +132,12 @@ class Ledger:
 
     @property
     def last_act(self) -> datetime:
-        """The newest of `acts`; the beginning of time when there is none."""
+        """The newest of `_acts`; the beginning of time when there is none."""
         if self._last_act is None:
-            self._last_act = max(self.acts(), default=_BEGINNING)
+            self._last_act = max(self._acts(), default=_BEGINNING)
         return self._last_act
 
-    def acts(self) -> Iterable[datetime]:
+    def _acts(self) -> Iterable[datetime]:
         """When the person acted towards this sender.
 
         An act is an opt-in, its confirmation, a relationship, its end, or a contact.
@@ -152,7 +155,7 @@ class Ledger:
                 if ended_at is not None and ended_at <= self.at:
                     yield ended_at
         for event in self.contacts:
-            if event.sender == self.sender and _is_act(event):
+            if event.sender == self.sender:
                 yield event.at
 
 
@@ -287,13 +290,8 @@ def lies_within(product: str, category: str) -> bool:
     return product == category or product.startswith(category + "/")
 
 
-def _is_act(event: Event) -> bool:
-    return isinstance(event.detail, Contact) and event.detail.via in _ACTS
-
-
 def _bounced(ledger: Ledger) -> tuple[Event | None, bool]:
     """The bounce that still holds, of any sender, and whether it is the third soft one."""
-    contacts = [event.at for event in ledger.contacts if _is_act(event)]
     holding: list[tuple[Event, bool]] = []
     soft: list[Event] = []
     for event in ledger.bounces:
@@ -303,10 +301,10 @@ def _bounced(ledger: Ledger) -> tuple[Event | None, bool]:
             holding.append((event, False))
     soft.sort(key=lambda event: (event.at, event.uid))
     for first, third in zip(soft, soft[_SOFT_COUNT - 1 :], strict=False):
-        quiet = not any(first.at < at < third.at for at in contacts)
+        quiet = not any(first.at < act.at < third.at for act in ledger.contacts)
         if third.at - first.at <= _SOFT_WINDOW and quiet:
             holding.append((third, True))
-    last = max(contacts, default=_BEGINNING)
+    last = max((act.at for act in ledger.contacts), default=_BEGINNING)
     live = [
         (event, is_soft)
         for event, is_soft in holding

@@ -7,10 +7,13 @@ raises `ValueError`. `None` in a fact means *unknown*, and unknown never helps (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, tzinfo
 from enum import StrEnum
+from typing import TypeVar, overload
+
+T = TypeVar("T")
 
 
 class Category(StrEnum):
@@ -484,6 +487,46 @@ class Step:
     detail: str = ""
 
 
+class Trace(Sequence[Step]):
+    """The steps of a decision; each is put into words only when somebody reads it.
+
+    `tell` makes a step of each of `asked`.
+    """
+
+    __slots__ = ("_asked", "_steps", "_tell")
+
+    def __init__(self, asked: Sequence[T], tell: Callable[[T], Step]) -> None:
+        self._asked = asked
+        self._tell: Callable[[T], Step] = tell
+        self._steps: tuple[Step, ...] | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps, in the order in which they were asked."""
+        if self._steps is None:
+            self._steps = tuple(map(self._tell, self._asked))
+        return self._steps
+
+    @overload
+    def __getitem__(self, index: int) -> Step: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Step, ...]: ...
+    def __getitem__(self, index: int | slice) -> Step | tuple[Step, ...]:
+        return self.steps[index]
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self.steps == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self.steps)
+
+    def __repr__(self) -> str:
+        return repr(self.steps)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
     """The ledger entry on which an allowed mail rests."""
@@ -526,7 +569,7 @@ class Decision:
     expires_at: datetime | date | None = None
     until: datetime | None = None
     needs_review: bool = False
-    trace: tuple[Step, ...] = ()
+    trace: Sequence[Step] = ()
     counterfactual: tuple[Change, ...] = ()
 
     @property
