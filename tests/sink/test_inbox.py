@@ -133,7 +133,10 @@ async def test_the_button_makes_the_request_of_rfc_8058() -> None:
     port = server.sockets[0].getsockname()[1]
     async with server, inbox() as (sink, client):
         n = add(sink, one_click(f"http://127.0.0.1:{port}/u/token?x=1"))
-        assert "<button>" in (await client.get(f"/mail/{n}")).text
+        page = (await client.get(f"/mail/{n}")).text
+        assert "<button>" in page
+        assert page.count("<a href") == 3  # all mail, as received, and the page behind the link
+        assert f'<a href="http://127.0.0.1:{port}/u/token?x=1">' in page
         answer = await client.post(f"/mail/{n}/unsubscribe")
         assert "Answered 302 Found" in answer.text
         (request,) = seen  # the redirect was not followed
@@ -147,7 +150,10 @@ async def test_the_button_makes_the_request_of_rfc_8058() -> None:
 async def test_no_button_where_it_may_not_be_pressed_or_nobody_answers() -> None:
     async with inbox() as (sink, client):
         far = add(sink, one_click("https://mail.acme.example/u/t"))
-        assert "<button>" not in (await client.get(f"/mail/{far}")).text
+        page = (await client.get(f"/mail/{far}")).text
+        assert "<button>" not in page
+        assert "acme.example/u/t" in page
+        assert page.count("<a href") == 2  # no link to what foreign mail names
         assert (await client.post(f"/mail/{far}/unsubscribe")).status_code == 409
         no_post = add(sink, b"List-Unsubscribe: <http://127.0.0.1:1/u>\r\n\r\n")
         assert (await client.post(f"/mail/{no_post}/unsubscribe")).status_code == 409
