@@ -44,6 +44,9 @@ def healthcheck(config: Path | None, url: str | None) -> int:
             return 0
     except urllib.error.HTTPError as error:
         typer.echo(error.read().decode(errors="replace").strip(), err=True)
+    except urllib.error.URLError as error:
+        why = getattr(error.reason, "strerror", None) or error.reason
+        typer.echo(f"sluis: {url}: {why}; is `sluis serve` running there?", err=True)
     except (OSError, ValueError) as error:
         typer.echo(f"sluis: {url}: {error}", err=True)
     return os.EX_UNAVAILABLE
