@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import csv
 import re
+import shlex
+import shutil
 import signal
 import smtplib
 import socket
+import sys
 import tempfile
 import urllib.request
 from collections.abc import Sequence
@@ -182,6 +185,9 @@ _ACTS = (
         opt_out=False),
 )  # fmt: skip
 
+#: Columns that the table of verdicts needs so that no mail wraps.
+_WIDE = 124
+
 _REF = re.compile(r"\(ref ([0-9A-Z]{16})")
 
 
@@ -192,8 +198,9 @@ def run(*, once: bool) -> int:
 
 
 async def _run(*, once: bool) -> int:
-    # Wide enough for the articles also where the output is no terminal.
-    console = Console(highlight=False, width=max(Console().width, 124))
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a file or a pipe has no width: no cell needs to wrap
+        console = Console(highlight=False, width=_WIDE)
     log.configure("error", "console")
     with tempfile.TemporaryDirectory(prefix="sluis-demo-") as directory:
         sink = Sink()
@@ -229,8 +236,10 @@ async def _play(console: Console, sluis: Running, sink: Sink, directory: Path) -
         "[bold]2.[/] Each mail goes by real SMTP; each recipient is decided on its own.\n"
     )
     table = Table(box=None, padding=(0, 1))
-    for name in ("mail", "recipient", "verdict", "reason", "law"):
-        table.add_column(name, no_wrap=name != "law")
+    wide = console.width >= _WIDE
+    for name in ("mail", "recipient", "verdict", *(["reason", "law"] if wide else ["reason, law"])):
+        may_wrap = ("law",) if wide else ("mail", "reason, law")
+        table.add_column(name, no_wrap=name not in may_wrap)
     good = True
     for act in _ACTS:
         good &= await _perform(table, sluis, act)
@@ -281,10 +290,15 @@ async def _perform(table: Table, sluis: Running, act: Act) -> bool:
             act.what if i == 0 else "",
             entry.address.removesuffix("@example.nl"),
             f"{mark}[{colour}]{'sent' if entry.verdict == 'allow' else 'blocked'}[/]",
-            entry.reason,
-            entry.cite,
+            *_grounds(table, entry.reason, entry.cite),
         )
     return good
+
+
+def _grounds(table: Table, reason: str, law: str) -> Sequence[str]:
+    """Reason and law in a cell each, or in one where the terminal is narrow."""
+    narrow = len(table.columns) == 4
+    return [f"{reason}\n[dim]{law}[/]" if law else reason] if narrow else [reason, law]
 
 
 def _send(port: int, act: Act, to: Sequence[str]) -> str:
@@ -347,16 +361,29 @@ def _one_click(sink: Sink) -> None:
 
 
 def _invite(console: Console, sluis: Running, sink: Sink) -> None:
-    console.print(f"""
+    console.print(
+        f"""
 [bold]Running; Ctrl-C stops.[/]
   inbox of what was relayed   http://127.0.0.1:{sink.http_port}/
   metrics                     http://127.0.0.1:{sluis.admin_port}/metrics
   SMTP, try it yourself       127.0.0.1:{sluis.smtp_ports[0]}
-    swaks --server 127.0.0.1:{sluis.smtp_ports[0]} --from hello@orders.acme.example --to
-    hans@example.nl
+    swaks --server 127.0.0.1:{sluis.smtp_ports[0]} --from hello@orders.acme.example \\
+      --to hans@example.nl
   configuration               {sluis.settings.source}
-    sluis explain hans@example.nl --stream newsletter --config {sluis.settings.source}
-""")
+    {_sluis()} explain hans@example.nl --stream newsletter \\
+      --config {sluis.settings.source}
+""",
+        soft_wrap=True,
+    )
+
+
+def _sluis() -> str:
+    """How to call this very program from here: `make demo` puts it on no path."""
+    program = Path(sys.argv[0])
+    found = shutil.which("sluis")
+    if found is not None and Path(found).resolve() == program.resolve():
+        return "sluis"
+    return shlex.quote(str(program))
 
 
 async def _until_interrupted() -> None:
