@@ -8,7 +8,7 @@ UV ?= $(or $(shell command -v uv),.venv/bin/uv)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test check lint types bench docs lock clean setup setup-test
+.PHONY: help demo test check lint types fuzz bench docs lock clean setup setup-test
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +26,9 @@ lint: setup-test ## Ruff
 
 types: setup-test ## mypy --strict
 	@.venv/bin/mypy
+
+fuzz: setup-test ## 20,000 SMTP sessions out of a grammar (ARGS="--sessions 1000 --seed 7")
+	@.venv/bin/python tests/smtp/grammar_fuzz.py $(ARGS)
 
 bench: setup-test ## Side-by-side runs, results as ratios (BENCH=upstream for one)
 	@set -e; for name in $(BENCH); do echo "== $$name"; .venv/bin/python -m bench.$$name $(ARGS); done

@@ -49,6 +49,8 @@ class RelaySMTP(SMTP):
 
     def __init__(self, house: House) -> None:
         super().__init__(object(), hostname=house.hostname, loop=house.loop)
+        # Tables of its command loop, which is not used: two kilobytes a connection.
+        self._smtp_methods, self._auth_methods = {}, {}
         self._house = house
         self._in = bytearray()
         self._out = bytearray()
