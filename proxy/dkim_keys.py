@@ -1,4 +1,5 @@
-"""The keys of the `[dkim]` table while Sluis runs: which of them signs a mail, read from its file.
+"""The keys of the `[dkim]` table while Sluis runs: which of them signs a mail, read from its file,
+and the records of others' keys, where signatures on incoming mail are verified.
 
 A file that changes is read again, so that a key can be replaced under a running relay. A key that
 is missing or unreadable is our own trouble: `KeysError`, and the mail waits. It never leaves
@@ -7,6 +8,7 @@ unsigned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,9 +24,32 @@ from proxy.config.signing import (
     read_private_key,
 )
 from proxy.errors import KeysError
+from proxy.message import dkim_record
 from proxy.message.sign import Key
 
 _ALWAYS = datetime.min.replace(tzinfo=UTC)
+
+# Domain and selector are the client's words: nothing that leaves the folder.
+_RECORD_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+_MAX_RECORD = 65_536
+
+
+class Records:
+    """Published keys of others, kept as files: one a record, `selector._domainkey.domain`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, selector: str, domain: str) -> str | None:
+        """The text of the record as it is in its file now; None where there is none to read."""
+        name = dkim_record.name(domain, selector)
+        if not _RECORD_NAME.fullmatch(name):
+            return None
+        try:
+            with (self._folder / name).open("rb") as file:
+                return file.read(_MAX_RECORD).decode("utf-8", "replace")
+        except OSError:
+            return None
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from policy.engine import PERMISSION_REQUEST
 from policy.model import Category, Unsubscribe
 from proxy import log
 from proxy.config import Credential, Listener, Settings, Stream
-from proxy.dkim_keys import KeyRing
+from proxy.dkim_keys import KeyRing, Records
 from proxy.envelope import Envelope
 from proxy.errors import KeysError, TokenError
 from proxy.keys import Keys
@@ -32,12 +32,13 @@ from proxy.message.dkim import ARC, DKIM, Aligned, Signature, broken_by, signatu
 from proxy.message.edit import EditPlan, Publication, Site, plan
 from proxy.message.fold import FoldError
 from proxy.message.footer import Brand
-from proxy.message.header import Header, HeaderRefused
+from proxy.message.header import Field, Header, HeaderRefused
 from proxy.message.inspect import ANYONE, Shown, Wanted, inspect
 from proxy.message.obligations.list_unsubscribe import Mode
 from proxy.message.promotion import SIGNS, score
 from proxy.message.received import after_trace, check_loop
 from proxy.message.sign import Signing, holds
+from proxy.message.verify import failed as failed_signatures
 from proxy.message.visible import count_visible
 from proxy.replies import Reply, our_fault
 from proxy.tokens import OptOut, seal
@@ -149,6 +150,8 @@ class Reader:
     ) -> None:
         self._settings = settings
         self._ring = KeyRing(settings)
+        verified = settings.dkim.verify == "files" and settings.dkim.records_dir
+        self._records = Records(verified) if verified else None
         self._keys = keys
         self._clock = clock
         self._site = Site(
@@ -237,9 +240,11 @@ class Reader:
         promotion, notes = await self._promotion(content, header, found)
         shown = None
         body = untouched(content, header)
+        failed = await self._failed(content, header)
         if marketing or promotion:
+            signed_by = "" if signing else _covering(header, failed)
             shown, body = await self._look(
-                envelope, content, header, recipients, found, signed_again=signing is not None
+                envelope, content, header, recipients, found, signed_by=signed_by
             )
             if ANYONE in shown.own_tokens and body.placeholders:
                 shown = shown.for_holder()
@@ -254,11 +259,13 @@ class Reader:
             if (lacks := _lacks(shown, all_hold)) is not None:
                 return lacks
         visible = count_visible(header) if marketing or promotion else None
-        edits = await self._plan(envelope, header, controls, found, body, visible, signing)
+        edits = await self._plan(envelope, header, controls, found, body, visible, signing, failed)
         if isinstance(edits, Reply) and edits.code == 550 and _may_be_signed(header, found):
             # Other mail is signed only where a field that no copy keeps was covered.
             signing = signing or self._signing(header, found.stream)
-            edits = await self._plan(envelope, header, controls, found, body, visible, signing)
+            edits = await self._plan(
+                envelope, header, controls, found, body, visible, signing, failed
+            )
         if isinstance(edits, Reply):
             return edits
         mail = Mail(
@@ -365,16 +372,14 @@ class Reader:
         recipients: tuple[Address, ...],
         found: Class,
         *,
-        signed_again: bool,
+        signed_by: str,
     ) -> tuple[Shown, BodyPlan]:
-        """What the displayed parts show, and what may be done to them."""
+        """What the displayed parts show, and what may be done to them; `signed_by` is the d= of a
+        signature that no edit may break, "" for none."""
         stream = found.stream
         sender = self._settings.sender(stream.sender)
         wanted = self._wanted[sender.id]
         marketing = found.category is Category.MARKETING
-        signed_by = ""
-        if not signed_again:
-            signed_by = next((b.d or "?" for b in broken_by(header, body_edited=True)), "")
         longest = len(wanted.own_url) + max(
             (
                 len(seal(self._keys, OptOut(sender.id, stream.id, a.exact, f"{envelope.ref}.1000")))
@@ -401,6 +406,15 @@ class Reader:
         if len(content) > _LARGE_TO_INSPECT:
             return await asyncio.to_thread(look)
         return look()
+
+    async def _failed(self, content: bytes, header: Header) -> frozenset[Field]:
+        """The signatures of others that do not verify; none are known to where none is tried."""
+        if self._records is None or not header.named(DKIM):
+            return frozenset()
+        body = memoryview(content)[header.end :]
+        if len(content) > _LARGE_TO_INSPECT:
+            return await asyncio.to_thread(failed_signatures, header, body, self._records.find)
+        return failed_signatures(header, body, self._records.find)
 
     def _signing(self, header: Header, stream: Stream) -> Signing | None:
         """Our keys for a mail, None where we hold none for its From domain. Raises `KeysError`."""
@@ -436,6 +450,7 @@ class Reader:
         body: BodyPlan,
         visible: int | None,
         signing: Signing | None,
+        failed: frozenset[Field],
     ) -> tuple[EditPlan, EditPlan] | Reply:
         """The edits of the header: with the body as it came, and with another one."""
         stream = found.stream
@@ -472,6 +487,7 @@ class Reader:
                 rewrite_to=rewrite and visible is not None and visible > 1,
                 body_edited=body_edited,
                 aligned=aligned,
+                failed=failed,
             )
 
         try:
@@ -586,6 +602,12 @@ def _lacks(shown: Shown, all_hold: bool) -> Reply | None:
     if shown.unsubscribe is not Unsubscribe.LINK and not all_hold:
         return Reply(550, "5.7.1", f"no-unsubscribe: {why}")
     return None
+
+
+def _covering(header: Header, failed: frozenset[Field]) -> str:
+    """The d= of the first signature that an edit of the body would break, and that may be valid."""
+    broken = broken_by(header, body_edited=True, failed=failed)
+    return next((b.d or "?" for b in broken), "")
 
 
 def _may_be_signed(header: Header, found: Class) -> bool:

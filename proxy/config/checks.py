@@ -260,6 +260,12 @@ def _credential(key: str, credential: Credential, parts: Parts) -> Iterator[Find
 def _dkim(parts: Parts) -> Iterator[Finding]:
     if parts.dkim is None:
         return
+    records = parts.dkim.records_dir
+    if records is not None and not records.is_dir():
+        remedy = "name one with records (selector._domainkey.domain), or remove it"
+        yield "dkim.records_dir", "is no directory", remedy
+    if records is None and parts.dkim.verify == "files":
+        yield "dkim.records_dir", "is missing", 'name it, or leave out verify = "files"'
     first: dict[tuple[str, str, str | None], int] = {}
     held: dict[str, set[str]] = {}
     for n, entry in enumerate(parts.dkim.keys):

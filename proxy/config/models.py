@@ -330,9 +330,14 @@ class DkimKey(Table):
 
 
 class Dkim(Table):
-    """What we sign with: of a domain's keys of one algorithm, the one last in force."""
+    """What we sign with: of a domain's keys of one algorithm, the one last in force. Signatures
+    that come in are verified by the records (`selector._domainkey.domain`) in `records_dir`, or
+    never.
+    """
 
     keys: tuple[DkimKey, ...] = ()
+    verify: Literal["never", "files"] = "never"
+    records_dir: FilePath | None = None
 
 
 class Delivery(Table):

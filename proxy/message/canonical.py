@@ -1,4 +1,4 @@
-"""Relaxed canonical forms (RFC 6376 section 3.4), and a body hash that copies share.
+"""Canonical forms (RFC 6376 section 3.4), and a body hash that copies share.
 
 Copies of a mail have most of their body in common: what stands in several of them is canonicalised
 once, and what they begin with is hashed once.
@@ -53,6 +53,22 @@ def _canonical(lines: bytes) -> _Lines:
             ends += 1
         bare = text[: len(text) - 2 * ends]
     return _Lines(bare, ends)
+
+
+def relaxed_body(body: Piece) -> bytes:
+    """A whole body in relaxed form (section 3.4.4)."""
+    octets = bytes(body)
+    text = _canonical(octets if octets.endswith(_CRLF) else octets + _CRLF).text
+    return text + _CRLF if text else b""
+
+
+def simple_body(body: Piece) -> bytes:
+    """A whole body without the empty lines at its end (section 3.4.3)."""
+    octets = bytes(body)
+    end = len(octets)
+    while octets.endswith(_CRLF, 0, end):
+        end -= 2
+    return octets[:end] + _CRLF
 
 
 @dataclass(frozen=True, slots=True)

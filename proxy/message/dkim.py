@@ -1,9 +1,10 @@
-"""Which signatures on a mail an edit would break (RFC 6376 section 5.4.2), without verifying any.
+"""Which signatures on a mail an edit would break (RFC 6376 section 5.4.2); none is verified here.
 
 For a signature S whose `h=` lists a name k times, in a mail with m fields of that name: removing
 them breaks S if k and m are both at least 1; adding one on top breaks S only if k > m (oversigned).
 The canonicalisation plays no part, since no other byte changes; `l=` is read as covering all, and a
-signature that has expired counts as valid. One that is malformed counts as broken by any edit.
+signature that has expired counts as valid. One that is malformed counts as broken by any edit,
+and so does one of which is known that it does not verify (`proxy.message.verify`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from proxy.message.header import Field, Header
@@ -63,9 +64,15 @@ class Signature:
     s: str = ""
 
 
-def signatures(header: Header, name: bytes = DKIM) -> list[Signature]:
-    """All signatures of the mail in fields of this name, from the top."""
-    return [_read(header, field) for field in header.named(name)]
+def signatures(
+    header: Header, name: bytes = DKIM, failed: Collection[Field] = ()
+) -> list[Signature]:
+    """All signatures of the mail in fields of this name, from the top.
+
+    Those in `failed` do not verify, and count as malformed.
+    """
+    found = [_read(header, field) for field in header.named(name)]
+    return [replace(s, names=None) if s.field in failed else s for s in found]
 
 
 def broken_by(
@@ -75,14 +82,16 @@ def broken_by(
     added: Collection[bytes] = (),
     body_edited: bool = False,
     name: bytes = DKIM,
+    failed: Collection[Field] = (),
 ) -> list[Broken]:
     """The signatures that break when all fields named in `removed` go and one each of `added`
     comes.
 
     Names are lower case; a name in both is replaced. Signatures are judged as they stand: none of
-    them counts as removed.
+    them counts as removed. Those that `failed` are not looked at.
     """
-    found = _broken_among(header, signatures(header, name), removed, added, body_edited)
+    among = [s for s in signatures(header, name) if s.field not in failed]
+    found = _broken_among(header, among, removed, added, body_edited)
     return [_named(signature, verdict) for signature, verdict in found]
 
 
@@ -92,11 +101,11 @@ def tags(header: Header, field: Field) -> dict[str, str]:
     return {n.decode("ascii"): text.decode("ascii", "replace") for n, text in found.items()}
 
 
-def oversigned(header: Header, name: bytes) -> bool:
+def oversigned(header: Header, name: bytes, failed: Collection[Field] = ()) -> bool:
     """Whether a well-formed signature forbids adding a field of this lower-case name."""
     return any(
         signature.names is not None and signature.names[name] > _present(header, signature, name)
-        for signature in signatures(header)
+        for signature in signatures(header, failed=failed)
     )
 
 
@@ -119,7 +128,8 @@ class Settled:
 
     `broken` would break and cannot be made again: the edit must not be done. Else the fields `gone`
     go, `sign` tells that the copy must be signed, `kept` that our own signature of an earlier pass
-    stays and covers all. `resigned` has the d= of foreign signatures that went, in order.
+    stays and covers all. `resigned` has the d= of foreign signatures that went, in order, `failed`
+    that of those which went and did not verify.
     """
 
     gone: tuple[Field, ...] = ()
@@ -128,6 +138,7 @@ class Settled:
     sign: bool = False
     kept: bool = False
     resigned: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 def settle(
@@ -139,16 +150,16 @@ def settle(
     trace: Collection[bytes],
     aligned: Aligned | None,
     wanted: bool,
+    failed: Collection[Field] = (),
 ) -> Settled:
     """Section 4 of the rules (docs/dkim.md). `added` without the `trace` fields, which every copy
-    gets; `wanted` tells that the mail is signed even where nothing breaks.
+    gets; `wanted` tells that the mail is signed even where nothing breaks; `failed` are signatures
+    that do not verify: no edit is left undone for them.
     """
+    edit = _Edit(header, removed, added, body_edited, failed)
     if aligned is None:
-        arc, broken = _consequences(header, removed, added, body_edited, ())
-        fields = _arc_fields(header) if arc else ()
-        found = tuple(_named(signature, verdict) for signature, verdict in broken)
-        return Settled(fields, arc, found)
-    there = signatures(header)
+        return _settle_unsigned(edit)
+    there = signatures(header, failed=failed)
     ours = [s for s in there if (s.d, s.s) in aligned.own]
     kept = (
         not added
@@ -156,11 +167,11 @@ def settle(
         and not _broken_among(header, ours, removed, trace, body_edited)
         and all(aligned.holds(s) for s in ours)
     )
-    everything = (*added, *trace) if kept else (*added, *trace, DKIM)
+    everything = replace(edit, added=(*added, *trace, *([] if kept else [DKIM])))
     ours = [] if kept else ours
     gone = [s.field for s in ours]
     while True:
-        arc, broken = _consequences(header, removed, everything, body_edited, gone)
+        arc, broken = _consequences(everything, gone)
         if not broken:
             break
         # One that goes may be covered by another: look again.
@@ -168,26 +179,56 @@ def settle(
     if not wanted and not gone:
         return Settled(_arc_fields(header) if arc else (), arc)
     own_fields = {s.field for s in ours}
-    resigned = tuple(s.d for s in there if s.field in gone and s.field not in own_fields)
+    foreign = [s for s in there if s.field in gone and s.field not in own_fields]
     fields = (*gone, *(_arc_fields(header) if arc else ()))
-    return Settled(fields, arc, sign=not kept, kept=kept, resigned=resigned)
+    return Settled(
+        fields,
+        arc,
+        sign=not kept,
+        kept=kept,
+        resigned=tuple(s.d for s in foreign if s.field not in failed),
+        failed=tuple(s.d for s in foreign if s.field in failed),
+    )
+
+
+def _settle_unsigned(edit: _Edit) -> Settled:
+    """Where we hold no key: what is valid must stay so."""
+    header, failed = edit.header, edit.failed
+    arc, broken = _consequences(edit, ())
+    found = [(s, verdict) for s, verdict in broken if s.field not in failed]
+    gone = [s for s, _ in broken if s.field in failed]
+    if gone and not found:
+        arc_after, after = _consequences(edit, [s.field for s in gone])
+        if after or arc_after is not arc:
+            gone = []  # a valid one covers it, or the chain does: it stays, and fails as before
+    fields = (*(s.field for s in gone), *(_arc_fields(header) if arc else ()))
+    held = tuple(_named(signature, verdict) for signature, verdict in found)
+    return Settled(fields, arc, held, failed=tuple(s.d for s in gone))
+
+
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    """What happens to a mail, and which signatures on it do not verify."""
+
+    header: Header
+    removed: Collection[bytes]
+    added: Collection[bytes]
+    body_edited: bool
+    failed: Collection[Field]
 
 
 def _consequences(
-    header: Header,
-    removed: Collection[bytes],
-    added: Collection[bytes],
-    body_edited: bool,
-    gone: Collection[Field],
+    edit: _Edit, gone: Collection[Field]
 ) -> tuple[bool, list[tuple[Signature, tuple[bytes, How]]]]:
     """Whether the ARC chain breaks, and which signatures do that are not `gone`."""
-    removed = sorted({*removed, *([DKIM] if gone else [])})
+    header, added, body_edited = edit.header, edit.added, edit.body_edited
+    removed = sorted({*edit.removed, *([DKIM] if gone else [])})
     chain = signatures(header, ARC)
     arc = bool(_broken_among(header, chain, removed, added, body_edited))
     if arc:
         # One link that fails makes the chain a failed one; it proves nothing about the author.
         removed = sorted({*removed, *ARC_FIELDS})
-    left = [s for s in signatures(header) if s.field not in gone]
+    left = [s for s in signatures(header, failed=edit.failed) if s.field not in gone]
     return arc, _broken_among(header, left, removed, added, body_edited)
 
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import base64
 import re
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
 
 from proxy.config.signing import PrivateKey, algorithm_of
 
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _SPACE = re.compile(r"\s+")
+_WEAKEST = 1024  # bits of an RSA key that verifiers may take (RFC 8301 section 3.2)
 _CHUNK = 255  # octets of one string of a TXT record (RFC 1035 section 3.3)
 
 
@@ -66,6 +73,38 @@ def problems(published: str, key: PrivateKey) -> list[str]:
     if "y" in _SPACE.sub("", tags.get("t", "")).split(":"):
         found.append("t=y: testing, verifiers may treat the mail as unsigned")
     return found
+
+
+def public_key(published: str, kind: str) -> RSAPublicKey | Ed25519PublicKey | None:
+    """The key of a record, for signatures of this kind (`rsa`, `ed25519`).
+
+    None where the record lets none of them pass: revoked, of another kind, for other hashes or
+    services, too weak. Raises `ValueError` where it cannot be read.
+    """
+    tags = _tags(published)
+    if tags is None or "p" not in tags:
+        raise ValueError("no record of a key")
+    public = _SPACE.sub("", tags["p"])
+    hashes = _SPACE.sub("", tags.get("h", "sha256")).split(":")
+    services = _SPACE.sub("", tags.get("s", "*")).split(":")
+    if (
+        tags.get("v", "DKIM1") != "DKIM1"
+        or tags.get("k", "rsa") != kind
+        or not public
+        or "sha256" not in hashes
+        or not {"*", "email"} & set(services)
+    ):
+        return None
+    octets = base64.b64decode(public, validate=True)
+    if kind == "ed25519":
+        return Ed25519PublicKey.from_public_bytes(octets)
+    try:
+        key = load_der_public_key(octets)
+    except UnsupportedAlgorithm as error:
+        raise ValueError("no RSA key") from error
+    if not isinstance(key, RSAPublicKey):
+        raise ValueError("no RSA key")
+    return key if key.key_size >= _WEAKEST else None
 
 
 def _public(key: PrivateKey) -> str:

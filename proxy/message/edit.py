@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from proxy.envelope import Envelope
 from proxy.message import dkim, mailboxes
 from proxy.message.control import REFERENCE, control_fields
-from proxy.message.header import VISIBLE, Header, from_domain, message_id, splice
+from proxy.message.header import VISIBLE, Field, Header, from_domain, message_id, splice
 from proxy.message.obligations import (
     cfbl_address,
     feedback_id,
@@ -145,6 +145,7 @@ def plan(
     rewrite_to: bool = False,
     body_edited: bool = False,
     aligned: dkim.Aligned | None = None,
+    failed: Collection[Field] = (),
     client_ip: str = "",
 ) -> EditPlan:
     """Plan the edits of a mail whose header was accepted.
@@ -153,14 +154,14 @@ def plan(
     and in `enforce` Sluis-Ref, and loses `Sluis-*` and Bcc. `own` opens a token of ours: the exact
     address it was sealed for if it is of this sender, else "". With `rewrite_to` each copy shows
     its own recipient alone; `body_edited` tells that the copies get another body; `aligned` are our
-    keys for this mail. Raises `FoldError`.
+    keys for this mail; `failed` the signatures on it that do not verify. Raises `FoldError`.
     """
     removed = {field.name for field in control_fields(header)}
     removed |= {name for name in _BLIND if header.named(name)}
     extra = _NOTHING
     links = None
     if publication is not None:
-        extra = _marketing(header, envelope, site, publication, campaign, aligned)
+        extra = _marketing(header, envelope, site, publication, campaign, aligned, failed)
         links = None if template == DOI_CONFIRMATION else site.links
     there = list_unsubscribe.existing(header)
     kept = (
@@ -177,14 +178,14 @@ def plan(
         per_copy |= {_TO} if header.named(_TO) else set()
     replaced = set(list_unsubscribe.NAMES) if links else set()
     signing = _Signing(
-        aligned, publication is not None, _TRACE if enforce else _TRACE[:1], body_edited
+        aligned, publication is not None, _TRACE if enforce else _TRACE[:1], body_edited, failed
     )
     main = _variant(header, removed | extra.removed | replaced, extra, per_copy | replaced, signing)
     own_variant = None
     own_recipient = mailto = ""
     forward = None
     list_refusal = None
-    marks = _marks(header, main, enforce=enforce)
+    marks = _marks(header, main, failed, enforce=enforce)
     marks += ["to_rewritten"] if rewrite_to else []
     marks += ["list_unsubscribe_kept"] if kept else []
     if publication is not None and links is not None:
@@ -275,6 +276,7 @@ def _marketing(
     publication: Publication,
     campaign: str,
     aligned: dkim.Aligned | None,
+    failed: Collection[Field],
 ) -> _Extra:
     removed: set[bytes] = set()
     names: list[bytes] = []
@@ -300,7 +302,7 @@ def _marketing(
         origination.MESSAGE_ID: origination.message_id(identifier),
     }
     # None of these is owed by law: where a signature forbids the field, the mail goes without.
-    missing = [n for n in tail if not header.named(n) and not dkim.oversigned(header, n)]
+    missing = [n for n in tail if not header.named(n) and not dkim.oversigned(header, n, failed)]
     return _Extra(
         removed=frozenset(removed),
         names=(*names, *missing),
@@ -339,6 +341,7 @@ class _Signing:
     wanted: bool
     trace: tuple[bytes, ...]
     body_edited: bool
+    failed: Collection[Field]
 
 
 def _variant(
@@ -356,6 +359,7 @@ def _variant(
         trace=signing.trace,
         aligned=signing.aligned,
         wanted=signing.wanted,
+        failed=signing.failed,
     )
     remove = [f for f in header.fields if f.name in removed or f in settled.gone]
     pieces = splice(header, remove=remove, add=[extra.tail])
@@ -364,14 +368,18 @@ def _variant(
     return Variant(b"".join(pieces), settled)
 
 
-def _marks(header: Header, main: Variant, *, enforce: bool) -> list[str]:
+def _marks(
+    header: Header, main: Variant, failed: Collection[Field], *, enforce: bool
+) -> list[str]:
     trace = _TRACE if enforce else _TRACE[:1]
     marks = ["mbox_line"] if header.mbox_line else []
     if main.dkim.resigned:
         marks.append(f"resigned: {', '.join(d or '?' for d in main.dkim.resigned)}")
-    elif not main.dkim.sign and any(dkim.oversigned(header, name) for name in trace):
+    elif not main.dkim.sign and any(dkim.oversigned(header, name, failed) for name in trace):
         # RFC 5321 4.4 demands Received: a signature that forbids it survives no relay at all.
         marks.append("trace_oversigned")
+    if main.dkim.failed:
+        marks.append(f"failed_signature: {', '.join(d or '?' for d in main.dkim.failed)}")
     if main.dkim.arc_removed:
         marks.append("arc_removed")
     return marks

@@ -192,7 +192,7 @@ def holds(header: Header, field: Field, key: Key, digest: bytes) -> bool:
         or b"from" not in names
     ):
         return False
-    value = _B_VALUE.sub(rb"\1", header.raw[field.value_start : field.end])
+    value = without_value(header.raw[field.value_start : field.end])
     data = hashed(header, names) + relaxed_field(field.name, value)
     public = key.private.public_key()
     try:
@@ -203,6 +203,11 @@ def holds(header: Header, field: Field, key: Key, digest: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+def without_value(signature: bytes) -> bytes:
+    """The value of a DKIM-Signature with `b=` empty, as it is hashed (RFC 6376 section 3.7)."""
+    return _B_VALUE.sub(rb"\1", signature)
 
 
 def _value(key: PrivateKey, data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import dkim
@@ -16,7 +17,7 @@ from proxy.message.canonical import BodyHash
 from proxy.message.dkim import Aligned
 from proxy.message.dkim import signatures as signatures_of
 from proxy.message.edit import EditPlan, Publication, Site, copy_head, plan, signed
-from proxy.message.header import body_of, index
+from proxy.message.header import Field, body_of, index
 from proxy.message.obligations import cfbl_address
 from proxy.message.sign import Key, holds
 
@@ -44,6 +45,7 @@ def planned(
     body_edited: bool = False,
     token: str = "",
     site: Site = SITE,
+    failed: Collection[Field] = (),
 ) -> EditPlan:
     envelope = Envelope(
         submitter=Submitter(listener="", peer="", network="n", helo="app.acme.example"),
@@ -58,6 +60,7 @@ def planned(
         own=lambda there: ANNA if there == token else "",
         body_edited=body_edited,
         aligned=keys,
+        failed=failed,
     )
 
 

@@ -103,6 +103,32 @@ async def test_a_foreign_signature_stays_or_goes(signing: Make) -> None:
     assert verifiers.by_dkimpy(gone, records) == [True, True]
 
 
+@pytest.mark.parametrize("footer", ["header", "footer"])
+async def test_no_mail_is_refused_for_a_signature_that_fails(
+    world: Make,  # noqa: F811
+    tmp_path: Path,
+    footer: str,
+) -> None:
+    records = tmp_path / "records"
+    records.mkdir()
+    sluis = await world(more=f'[dkim]\nverify = "files"\nrecords_dir = "{records}"\n')
+    await sluis.know(ANNA, "opt-in", **OPT_IN)
+    text = {"text": "Hello\r\n"} if footer == "footer" else {}
+    theirs = message(headers=["List-Unsubscribe: <https://esp.example/u>"], **text)
+    content = by_esp(theirs, b"Subject", b"List-Unsubscribe")
+    assert (await sluis.send(ANNA, content)).startswith("550 5.7.1 ")
+    (records / "x._domainkey.esp.example").write_text(record(RSA))
+    assert (await sluis.send(ANNA, content)).startswith("550 5.7.1 ")
+    reply = await sluis.send(ANNA, content.replace(b"Subject: News", b"Subject: Nexs"))
+    assert reply.startswith("250"), reply
+    (left,) = contents(sluis)
+    assert b"esp.example" not in left
+    assert b"Acme Schoenen B.V." in left.partition(b"\r\n\r\n")[2]
+    async with aiosqlite.connect(sluis.sluis.settings.server.data_dir / "sluis.db") as store:
+        rows = await store.execute_fetchall("SELECT marks FROM submission")
+    assert "failed_signature: esp.example" in str(rows)
+
+
 async def test_without_a_key_a_covered_field_is_refused(world: Make) -> None:  # noqa: F811
     sluis = await world()
     await sluis.know(ANNA, "opt-in", **OPT_IN)
