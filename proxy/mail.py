@@ -16,6 +16,7 @@ from datetime import date, datetime
 
 from policy.address import Address
 from policy.engine import PERMISSION_REQUEST
+from policy.ledger import SOLE_DUTY_TEMPLATES
 from policy.model import Category, Unsubscribe
 from proxy import log
 from proxy.config import Credential, Listener, Settings, Stream
@@ -199,21 +200,28 @@ class Reader:
 
     # -- the whole message -----------------------------------------------------------------------
 
-    async def read(self, envelope: Envelope, content: bytes) -> Mail | Reply:
-        """The message, or the reply that refuses it."""
+    async def read(
+        self, envelope: Envelope, content: bytes, known: Class | None = None
+    ) -> Mail | Reply:
+        """The message, or the reply that refuses it.
+
+        `known` is the class of one that was taken before: it is not chosen again.
+        """
         try:
-            return await self._read(envelope, content)
+            return await self._read(envelope, content, known)
         except KeysError as error:
             log.signing_failed(ref=envelope.ref, error=str(error))
             return our_fault(envelope.ref)
 
-    async def _read(self, envelope: Envelope, content: bytes) -> Mail | Reply:
+    async def _read(
+        self, envelope: Envelope, content: bytes, known: Class | None
+    ) -> Mail | Reply:
         limits = self._settings.limits
         try:
             header = headers.index(
                 content, max_bytes=limits.header_bytes, max_fields=limits.header_fields
             )
-            controls = control(header)
+            controls = self._believed(envelope, control(header))
         except HeaderRefused as refused:
             return refused.reply
         except ControlError as error:
@@ -225,7 +233,7 @@ class Reader:
             return not_utf8
         content_hash = await _hash(content, after_trace(header))
         recipients = tuple({a.exact: a for a in envelope.recipients}.values())
-        found = self._classify(envelope, content, header, controls, recipients)
+        found = known or self._classify(envelope, content, header, controls, recipients)
         if isinstance(found, Reply):
             return found
         if controls.template == PERMISSION_REQUEST and not found.null:
@@ -237,7 +245,7 @@ class Reader:
         marketing = found.category is Category.MARKETING
         enforced = marketing and found.stream.mode == "enforce"
         signing = self._signing(header, found.stream) if enforced else None
-        promotion, notes = await self._promotion(content, header, found)
+        promotion, notes = await self._promotion(envelope, content, header, found)
         shown = None
         body = untouched(content, header)
         failed = await self._failed(content, header)
@@ -268,7 +276,7 @@ class Reader:
             )
         if isinstance(edits, Reply):
             return edits
-        mail = Mail(
+        return Mail(
             envelope=envelope,
             content=content,
             header=header,
@@ -292,13 +300,20 @@ class Reader:
             edited=edits[1],
             signing=signing,
         )
-        log.message_received(
-            ref=envelope.ref,
-            listener=envelope.submitter.listener,
-            size=len(content),
-            recipients=len(recipients),
-        )
-        return mail
+
+    def _believed(self, envelope: Envelope, controls: Control) -> Control:
+        """The control headers without a template that this submitter may not claim.
+
+        One that passes an objection to everything, or goes without our links, loosens; so it takes
+        the trust that choosing a stream takes.
+        """
+        if controls.template not in SOLE_DUTY_TEMPLATES:
+            return controls
+        credential = self._credential(envelope)
+        trusted = credential is not None and credential.may_set_stream
+        if trusted or self._listener(envelope).may_set_stream:
+            return controls
+        return replace(controls, template="")
 
     def _classify(
         self,
@@ -320,7 +335,7 @@ class Reader:
             mail_domain=envelope.mail_from.domain if envelope.mail_from else "",
             null_sender=envelope.mail_from is None,
             recipients=len(recipients),
-            signals=_signals(header),
+            signals=_signals(header, envelope),
             personal_used_up=self._has_personal
             and self._personal.used_up(
                 envelope.submitter.identity, body, recipients, self._clock().date()
@@ -346,12 +361,12 @@ class Reader:
         return None
 
     async def _promotion(
-        self, content: bytes, header: Header, found: Class
+        self, envelope: Envelope, content: bytes, header: Header, found: Class
     ) -> tuple[bool, tuple[str, ...]]:
         """Whether transactional mail counts as promotional, and what the journal notes of it."""
         if found.category is not Category.TRANSACTIONAL or found.null:
             return False, ()
-        if header.named(b"solicitation"):  # declared by its sender (RFC 3865)
+        if _solicitation(header, envelope):
             return True, ("solicitation",)
         rules = self._settings.promotion
         weights = {sign: int(getattr(rules, sign)) for sign in SIGNS}
@@ -559,7 +574,7 @@ class _PersonalUse:
             self._bodies.popitem(last=False)
 
 
-def _signals(header: Header) -> Signals:
+def _signals(header: Header, envelope: Envelope) -> Signals:
     list_id = header.first(b"list-id") or b""
     precedence = (header.first(b"precedence") or b"").lower()
     auto = (header.first(b"auto-submitted") or b"").lower()
@@ -570,9 +585,14 @@ def _signals(header: Header) -> Signals:
         list_fields=any(field.name.startswith(b"list-") for field in header.fields),
         bulk=precedence in _BULK,
         report=root.startswith(b"multipart/report"),
-        solicitation=bool(header.named(b"solicitation")),
+        solicitation=_solicitation(header, envelope),
         auto_submitted=bool(auto) and auto.partition(b";")[0].strip() != b"no",
     )
+
+
+def _solicitation(header: Header, envelope: Envelope) -> bool:
+    """Whether the sender declares the mail to be one, in a field or in the envelope (RFC 3865)."""
+    return envelope.solicitation or bool(header.named(b"solicitation"))
 
 
 def _list_label(value: bytes) -> str:

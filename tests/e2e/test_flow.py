@@ -299,6 +299,19 @@ async def test_refused_at_rcpt_where_the_stream_is_certain(world: Make) -> None:
     assert len(w.sink.messages) == 1
 
 
+@pytest.mark.parametrize("may", ["true", "false"])
+async def test_a_template_of_legal_duty_is_believed_of_those_who_may_choose_the_stream(
+    world: Make, may: str
+) -> None:
+    w = await world(edit=lambda t: t.replace("may_set_stream = true", f"may_set_stream = {may}"))
+    await w.know(ANNA, "objection", scope="everything", via="form")
+    reply = await w.send(ANNA, message("orders"), stream="orders")
+    assert reply.startswith("550 5.7.1 suppressed"), reply
+    invoice = message("orders", headers=["Sluis-Template: invoice"])
+    reply = await w.send(ANNA, invoice, stream="orders")
+    assert reply.startswith("250 " if may == "true" else "550 5.7.1 suppressed"), reply
+
+
 async def test_a_duty_that_is_not_met_blocks_and_is_named(world: Make) -> None:
     news = 'id = "newsletter"\n'
     w = await world(edit=lambda t: t.replace(news, f'{news}footer = "off"\n'))
