@@ -1,8 +1,11 @@
-"""`sluis explain`: the decision for one address, by the same facts and engine as SMTP."""
+"""`sluis explain`: the decision for one address, by the same facts and engine as SMTP; or what
+became of a mail whose reference a reply or a log line named."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,12 +23,15 @@ from proxy.packs import load_packs
 
 LANGUAGES = ("en", "nl")
 
+#: A reference; in a relayed mail (`Sluis-Ref`) with the number of the copy behind it.
+_REF = re.compile(r"([0-9A-HJKMNP-TV-Z]{16})(?:\.[0-9]{1,4})?")
+
 
 def run(
     address: str,
     *,
     config: Path | None,
-    stream: str,
+    stream: str | None,
     products: tuple[str, ...],
     topics: tuple[str, ...],
     at: str | None,
@@ -35,6 +41,11 @@ def run(
     """Print the decision; 0 when the mail may be sent, 1 when not."""
     if language not in LANGUAGES:
         raise typer.BadParameter("en or nl", param_hint="--lang")
+    ref = _REF.fullmatch(address.strip().upper())
+    if ref is not None:
+        return asyncio.run(_look_up(ref[1], config, json))
+    if stream is None:
+        raise typer.BadParameter("an address needs the stream of the mail", param_hint="--stream")
     moment = parse_time(at, "--at") if at else None
     return asyncio.run(_explain(address, config, stream, products, topics, moment, language, json))
 
@@ -58,6 +69,32 @@ async def _explain(
     else:
         typer.echo(explain(decision, language, at=moment or utc_now()))
     return 0 if decision.allowed else 1
+
+
+async def _look_up(ref: str, config: Path | None, json: bool) -> int:
+    """Print the journal of one submission; 1 when it was blocked for somebody, 66 for none."""
+    async with open_ledger(config) as ledger:
+        entries = sorted(await ledger.store.journal(ref=ref), key=lambda e: e.n)
+    if not entries:
+        typer.echo(f"sluis: no recipient was decided under {ref}; see the log", err=True)
+        return os.EX_NOINPUT
+    if json:
+        told = [
+            {"ref": e.ref, "n": e.n, "address": e.address, "stream": e.stream, "mode": e.mode,
+             "verdict": e.verdict, "reason": e.reason, "cite": e.cite, "pack": e.pack,
+             "rule": e.rule, "decided_at": e.decided_at, "state": e.state, "reply": e.reply}
+            for e in entries
+        ]  # fmt: skip
+        typer.echo(orjson.dumps(told, default=str).decode())
+    else:
+        for e in entries:
+            law = "; ".join(part for part in (e.cite, e.pack and f"pack {e.pack}") if part)
+            typer.echo(f"{e.address} on {e.stream}: {e.verdict} ({e.reason}){law and f', {law}'}")
+            observed = ", observed only" if e.mode == "observe" else ""
+            typer.echo(f"  decided {e.decided_at:%Y-%m-%d %H:%M:%S} UTC{observed}; {e.state}")
+            if e.reply:
+                typer.echo(f"  reply: {e.reply}")
+    return int(any(e.verdict == "block" for e in entries))
 
 
 async def decide_now(

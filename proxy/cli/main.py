@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proxy.cli import consent, dkim, policy, report, token
+from proxy.cli import consent, dkim, outbox, policy, report, token
 from proxy.errors import ConfigError, SluisError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(report.app, name="report")
 app.add_typer(token.app, name="token")
 app.add_typer(dkim.app, name="dkim")
+app.add_typer(outbox.app, name="outbox")
 
 #: The base of all usage errors, wherever this Typer keeps its Click.
 _USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
@@ -130,8 +131,12 @@ def import_(
 
 @app.command()
 def explain(
-    address: str,
-    stream: Annotated[str, typer.Option(help="The stream the mail would go by.")],
+    address: Annotated[
+        str, typer.Argument(help="An address, or the reference that a reply or the log names.")
+    ],
+    stream: Annotated[
+        str | None, typer.Option(help="The stream the mail would go by; not with a reference.")
+    ] = None,
     config: Config = None,
     product: Annotated[list[str] | None, typer.Option(help="What the mail is about.")] = None,
     topic: Annotated[list[str] | None, typer.Option(help="Instead of the stream's.")] = None,

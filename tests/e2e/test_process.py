@@ -160,6 +160,28 @@ async def test_import_serve_explain_object_and_the_next_mail_is_blocked(house: H
     assert reply.startswith("250 "), "a newer affirmative opt-in, with evidence, lifts it"
 
 
+async def test_the_reference_of_a_reply_leads_to_the_journal(house: House) -> None:
+    await house.serve()
+    reply = await house.send(ANNA, message(), "newsletter")
+    ref = reply.rpartition("(ref ")[2].rstrip(")\r\n ")
+    code, out, err = await house.run("explain", ref.lower())
+    assert code == 1, err
+    assert f"{ANNA} on newsletter: block (no-basis), Tw 11.7(1); GDPR 7; pack nl@" in out
+    assert "  reply: 550 5.7.1 no-basis" in out
+
+    code, out, err = await house.run("explain", f"{ref}.1", "--json")
+    assert code == 1, err
+    [entry] = json.loads(out)
+    assert (entry["ref"], entry["address"], entry["state"]) == (ref, ANNA, "blocked")
+
+    code, out, err = await house.run("explain", "0" * 16)
+    assert (code, out) == (os.EX_NOINPUT, "")
+    assert "no recipient was decided under 0000000000000000" in err
+    code, _, err = await house.run("explain", ANNA)
+    assert code == os.EX_USAGE
+    assert "--stream" in err
+
+
 async def test_healthcheck_tells_a_running_relay_from_a_stopped_one(house: House) -> None:
     code, _, err = await house.run("healthcheck")
     assert code == os.EX_UNAVAILABLE, err
