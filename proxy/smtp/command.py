@@ -34,6 +34,8 @@ _ORCPT = re.compile(rb"[A-Za-z0-9-]{1,64};(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
 _ORCPT_UTF8 = re.compile(
     r"utf-8;(?:[^\x00- =+\x7f-\x9f\\]|\\x\{[0-9A-Fa-f]{2,6}\})+", re.IGNORECASE
 )
+# RFC 3865 section 2.2: classes of solicitation, as `net.example:ADV,org.example:ADV:ADLT`.
+_SOLICIT = re.compile(rb"(?=.{1,1000}\Z)[A-Za-z][A-Za-z0-9._:-]*(?:,[A-Za-z][A-Za-z0-9._:-]*)*")
 _ENVID_MAX = 100
 _ORCPT_MAX = 500
 _NOTIFY = (b"SUCCESS", b"FAILURE", b"DELAY")
@@ -43,7 +45,7 @@ _NOTIFY = (b"SUCCESS", b"FAILURE", b"DELAY")
 class Mail:
     """MAIL FROM. `sender` is None for the null reverse-path; `size` 0 when not declared.
 
-    `ret` and `envid` are as in `proxy.envelope.Envelope`.
+    `ret`, `envid` and `solicitation` are as in `proxy.envelope.Envelope`.
     """
 
     sender: Address | None
@@ -52,6 +54,7 @@ class Mail:
     smtputf8: bool = False
     ret: str = ""
     envid: str = ""
+    solicitation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,8 @@ def read_mail(
     size_limit: int,
     subaddress: Mapping[str, str],
 ) -> Mail | Reply:
-    """`FROM:<reverse-path>` with SIZE, BODY, SMTPUTF8 and AUTH (RFC 1870, 6152, 6531, 4954), with
-    `notices` also RET and ENVID (RFC 3461)."""
+    """`FROM:<reverse-path>` with SIZE, BODY, SMTPUTF8, AUTH and SOLICIT (RFC 1870, 6152, 6531,
+    4954, 3865), with `notices` also RET and ENVID (RFC 3461)."""
     found = _path(argument, b"FROM:", replies.MAIL_SYNTAX)
     if isinstance(found, Reply):
         return found
@@ -106,6 +109,7 @@ def read_mail(
         smtputf8=smtputf8,
         ret=(parameters.get(b"RET") or b"").upper().decode("ascii"),
         envid=(parameters.get(b"ENVID") or b"").decode("ascii"),
+        solicitation=b"SOLICIT" in parameters,
     )
 
 
@@ -198,7 +202,8 @@ def _is_envid(value: bytes | None) -> bool:
 
 
 # What a parameter of MAIL may be. Who submitted a mail elsewhere (AUTH=, RFC 4954 section 5) is no
-# fact of ours: accepted, not used.
+# fact of ours: accepted, not used. SOLICIT is heard, but NO-SOLICITING is not offered: we refuse no
+# class for all recipients, and who offers it is to pass SOLICIT on (RFC 3865 section 2.7).
 _MAIL_PARAMETERS: Mapping[bytes, Callable[[bytes | None], bool]] = {
     b"SIZE": _is_size,
     b"BODY": lambda value: value is not None and value.upper() in _BODIES,
@@ -206,6 +211,7 @@ _MAIL_PARAMETERS: Mapping[bytes, Callable[[bytes | None], bool]] = {
     b"AUTH": lambda value: value is not None,
     b"RET": lambda value: value is not None and value.upper() in (b"FULL", b"HDRS"),
     b"ENVID": _is_envid,
+    b"SOLICIT": lambda value: value is not None and _SOLICIT.fullmatch(value) is not None,
 }
 _DSN_PARAMETERS = {b"RET", b"ENVID"}
 

@@ -377,6 +377,7 @@ class Session:
             declared_size=mail.size,
             ret=mail.ret,
             envid=mail.envid,
+            solicitation=mail.solicitation,
         )
         self._wire.hold()
         answer = await self._desk.gate.mail(envelope)

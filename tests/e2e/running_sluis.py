@@ -187,12 +187,13 @@ class World:
         *,
         stream: str = "newsletter",
         mail_from: str | None = None,
+        options: str = "",
     ) -> str:
         """One SMTP transaction by Python's own client; the reply to the last command answered."""
         recipients = [to] if isinstance(to, str) else list(to)
         sender = f"bounces@{DOMAINS[stream]}" if mail_from is None else mail_from
         return await asyncio.get_running_loop().run_in_executor(
-            CLIENTS, send_once, self.sluis.smtp_ports[0], sender, recipients, content
+            CLIENTS, send_once, self.sluis.smtp_ports[0], sender, recipients, content, options
         )
 
     async def journal(self, reply: str) -> list[JournalEntry]:
@@ -219,12 +220,14 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -
             await asyncio.sleep(0.01)
 
 
-def send_once(port: int, mail_from: str, recipients: Sequence[str], content: bytes) -> str:
+def send_once(
+    port: int, mail_from: str, recipients: Sequence[str], content: bytes, options: str = ""
+) -> str:
     """MAIL, RCPT..., DATA; stops at the first refusal that leaves no recipient."""
     client = smtplib.SMTP("127.0.0.1", port, timeout=60)
     try:
         client.ehlo("app.acme.example")
-        reply = client.docmd(f"MAIL FROM:<{mail_from}>")
+        reply = client.docmd(f"MAIL FROM:<{mail_from}> {options}".rstrip())
         taken = 0
         if reply[0] == 250:
             for recipient in recipients:

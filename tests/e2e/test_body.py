@@ -313,3 +313,6 @@ async def test_promotion_in_a_receipt_is_scored(world: Make, setting: str, verdi
     assert reply.startswith("250 "), reply
     declared = message("orders", headers=["Solicitation: org.example:ADV"])
     assert (await w.send(HANS, declared, stream="orders")).startswith("550 5.7.1 mixed-purpose")
+    said = "SOLICIT=org.example:ADV"
+    reply = await w.send(HANS, message("orders"), stream="orders", options=said)
+    assert reply.startswith("550 5.7.1 mixed-purpose"), reply
