@@ -249,6 +249,13 @@ def settings_for(listener: Listener, limits: Limits, *credentials: Credential) -
     )
 
 
+def authority_file(tmp_path: Path) -> Path:
+    """The certificate of whoever signed the listeners' ones."""
+    path = tmp_path / "ca.pem"
+    _AUTHORITY.cert_pem.write_to_path(str(path))
+    return path
+
+
 _AUTHORITY = trustme.CA()
 _ISSUED = _AUTHORITY.issue_cert("localhost", "127.0.0.1")
 

@@ -1,0 +1,141 @@
+"""Postfix as a client in front of us (`relayhost`), and as the upstream behind us."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from front_door import PATIENCE, Auth, Tls, authority_file, front_door, settings_for
+from grammar_fuzz import _ENDS, Counters, RelayingGate
+from postfix import USABLE, postfix
+
+from proxy.config import Limits, Listener, Upstream
+from proxy.delivery.upstream import Pool
+from proxy.replies import Reply
+from proxy.sink import Sink
+from proxy.smtp.server import serve_listener
+
+pytestmark = pytest.mark.skipif(not USABLE, reason="needs Postfix, and root to start it")
+
+TO = ["anna@example.nl", "bram@example.nl"]
+MAIL = b"Subject: Hallo\r\n\r\nA letter.\r\n.a line with a dot\r\n..two\r\n"
+
+
+@pytest.mark.parametrize("tls", ["none", "starttls"])
+def test_in_front_of_us(tmp_path: Path, tls: Tls) -> None:
+    auth: Auth = "required" if tls == "starttls" else "none"
+    more = ""
+    with front_door(tmp_path, tls=tls, auth=auth) as door:
+        if tls == "starttls":
+            more = (
+                "smtp_tls_security_level = secure\nsmtp_tls_secure_cert_match = localhost\n"
+                f"smtp_tls_CAfile = {authority_file(tmp_path)}\nsmtp_sasl_auth_enable = yes\n"
+                "smtp_sasl_password_maps = "
+                f"inline:{{{{[localhost]:{door.port} = app:correct horse}}}}\n"
+                "smtp_sasl_security_options = noanonymous\n"
+            )
+        with postfix(door.port, host="localhost", more=more) as relay:
+            for to in (TO[:1], TO):
+                with smtplib.SMTP("127.0.0.1", relay.port, timeout=PATIENCE) as client:
+                    options = ["RET=HDRS", "ENVID=QQ1"]
+                    words = ["NOTIFY=FAILURE,DELAY", "ORCPT=rfc822;somebody@example.nl"]
+                    assert client.sendmail("app@acme.example", to, MAIL, options, words) == {}
+                try:
+                    door.wait(lambda: bool(door.gate.submitted))
+                except TimeoutError:
+                    pytest.fail(relay.log)
+                got = door.gate.submitted.pop()
+                assert [a.exact for a in got.envelope.recipients] == to
+                assert got.envelope.submitter.tls is (tls == "starttls")
+                assert got.envelope.submitter.credential == ("app" if tls == "starttls" else "")
+                assert got.content.endswith(MAIL.partition(b"\r\n\r\n")[2])
+                # What the first client wanted to be told came all the way.
+                assert (got.envelope.ret, got.envelope.envid) == ("HDRS", "QQ1")
+                assert {n.notify for n in got.envelope.notices.values()} == {"FAILURE,DELAY"}
+                assert {n.orcpt for n in got.envelope.notices.values()} == {
+                    "rfc822;somebody@example.nl"
+                }
+                assert len(got.envelope.notices) == len(to)
+
+
+def test_a_refusal_reaches_who_handed_in() -> None:
+    """A recipient that we refuse is bounced by Postfix with our words."""
+    with front_door() as door:
+        door.gate.on_admit = lambda a: (
+            Reply(550, "5.7.1", "no-basis") if a.local == "anna" else None
+        )
+        with postfix(door.port) as relay:
+            with smtplib.SMTP("127.0.0.1", relay.port, timeout=PATIENCE) as client:
+                assert client.sendmail("app@acme.example", TO, MAIL) == {}
+            door.wait(lambda: len(door.gate.submitted) == 2)
+            kinds = {s.envelope.mail_from is None: s for s in door.gate.submitted}
+            assert [a.exact for a in kinds[False].envelope.recipients] == TO[1:]
+            bounce = kinds[True]
+            assert [a.exact for a in bounce.envelope.recipients] == ["app@acme.example"]
+            assert b"Diagnostic-Code: smtp; 550 5.7.1 no-basis" in bounce.content
+
+
+@pytest.mark.parametrize("bare", ["refuse", "normalise"])
+async def test_behind_us_every_smuggling_variant(bare: Literal["refuse", "normalise"]) -> None:
+    """Postfix as Debian ships it takes bare LF for a line end; it never sees one of ours."""
+    sink = Sink()
+    await sink.start()
+    relay_ = postfix(sink.smtp_port)
+    relay = await asyncio.to_thread(relay_.__enter__)
+    pool = Pool(
+        [Upstream(address=f"127.0.0.1:{relay.port}", tls="none")],
+        hostname="gate.example",
+        telemetry=Counters(),
+    )
+    gate = RelayingGate(pool)
+    listener = Listener(
+        address="127.0.0.1:0", trusted_networks=("127.0.0.0/8",), bare_newline=bare
+    )
+    door = await serve_listener(
+        listener,
+        settings_for(listener, Limits()),
+        gate,
+        Counters(),
+        clock=lambda: datetime.now(UTC),
+    )
+    try:
+        accepted = 0
+        for n, end in enumerate(_ENDS):
+            evil = (
+                b"MAIL FROM:<a@evil.example>\r\nRCPT TO:<smuggled@evil.example>\r\nDATA\r\n"
+                b"Subject: evil\r\n\r\nx\r\n.\r\n"
+            )
+            head = b"Subject: %d\r\n\r\nbody" % n
+            accepted += await asyncio.to_thread(hand_in, door.port, head + end + evil)
+        # Whatever ends the data for real leaves the rest as commands, which are seen by the gate.
+        async with asyncio.timeout(PATIENCE):
+            while len(sink.messages) < accepted:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        recipients = {r for mail in sink.messages for r in mail.recipients}
+        assert recipients == {b"anna@example.nl"}
+        assert not any(b"smuggled" in a for asked in gate.asked.values() for a in asked)
+        # The forms with an honest CRLF after the dot-stuffing are harmless; NUL never passes.
+        assert accepted == (2 if bare == "refuse" else len(_ENDS) - 2)
+    finally:
+        await door.drain(1)
+        door.close()
+        await pool.close()
+        await asyncio.to_thread(relay_.__exit__, None, None, None)
+        await sink.close()
+
+
+def hand_in(port: int, octets: bytes) -> int:
+    """One transaction with these octets as its data; 1 when the first answer to them is 250."""
+    client = smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE)
+    client.helo("client.example")
+    client.docmd("MAIL FROM:<app@acme.example>")
+    client.docmd("RCPT TO:<anna@example.nl>")
+    assert client.docmd("DATA")[0] == 354
+    client.send(octets)
+    code = client.getreply()[0]
+    client.close()
+    return int(code == 250)
