@@ -8,7 +8,7 @@ and answers yes, no, or cannot tell, which counts as no. `rank` is its place in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
@@ -55,6 +55,15 @@ class Case:
     pack: Pack
     product: str | None
     early: bool = False
+    last_term: tuple[Rule, Event, datetime | None] | None = None
+    _ends: dict[tuple[datetime, int], datetime] = field(default_factory=dict)
+
+    def after_months(self, start: datetime, months: int) -> datetime:
+        """The end of a period in the pack's zone; most events of a person share the start."""
+        end = self._ends.get((start, months))
+        if end is None:
+            end = self._ends[start, months] = after_months(start, months, self.pack.zone)
+        return end
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +418,14 @@ def term_end(case: Case, rule: Rule, event: Event) -> datetime | None:
     term = rule.term
     if term is None:
         return None
+    known = case.last_term
+    if known is None or known[0] is not rule or known[1] is not event:
+        # Asked as a condition, and again for when a basis that holds will end.
+        known = case.last_term = (rule, event, _term_end(case, term, event))
+    return known[2]
+
+
+def _term_end(case: Case, term: Term, event: Event) -> datetime | None:
     detail = event.detail
     start = event.at
     if isinstance(detail, Relationship):
@@ -422,7 +439,7 @@ def term_end(case: Case, rule: Rule, event: Event) -> datetime | None:
         start = max(start, case.ledger.last_act)
     if term.from_mail:
         start = max(start, _last_mail(case, start))
-    return after_months(start, _months(case, term, event), case.pack.zone)
+    return case.after_months(start, _months(case, term, event))
 
 
 def _last_mail(case: Case, default: datetime) -> datetime:
@@ -498,7 +515,7 @@ def dormant_from(case: Case, rule: Rule, event: Event) -> datetime | None:
         return None
     start = max(event.at, case.ledger.last_act)
     start = max(start, _last_mail(case, start))
-    return after_months(start, rule.dormant_months, case.pack.zone)
+    return case.after_months(start, rule.dormant_months)
 
 
 def _awake(case: Case, rule: Rule, event: Event) -> Answer:

@@ -432,13 +432,12 @@ def _told(words: str, value: bool | None) -> tuple[Answer, str]:
 
 
 def _ends_at(case: Case, rule: Rule, event: Event) -> datetime | None:
-    ends = (
-        valid_end(case, event),
-        term_end(case, rule, event),
-        dormant_from(case, rule, event),
-        overlay.own_end(case, rule, event),
-    )
-    return min((end for end in ends if end is not None), default=None)
+    ends = [valid_end(case, event), overlay.own_end(case, rule, event)]
+    if rule.term is not None:
+        ends.append(term_end(case, rule, event))
+    if rule.dormant_months is not None:
+        ends.append(dormant_from(case, rule, event))
+    return min([end for end in ends if end is not None], default=None)
 
 
 def _lasting(finding: _Finding) -> tuple[datetime, datetime, datetime, str]:

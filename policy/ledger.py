@@ -91,7 +91,11 @@ class Ledger:
                 continue
             detail = event.detail
             type_ = type(detail)
-            if type_ is OptIn or type_ is Relationship or type_ is Published:
+            if isinstance(detail, Contact):
+                # An act on another spelling could be another person's: it lifts nothing.
+                if event.exact and event.at <= at and detail.via in _ACTS:
+                    self.contacts.append(event)
+            elif type_ is OptIn or type_ is Relationship or type_ is Published:
                 if event.exact:
                     self.permits.setdefault(type_, []).append(event)
                     others = others or event.sender != self.sender
@@ -99,10 +103,6 @@ class Ledger:
                     self.near.append(event)
             elif type_ is Objection or type_ is Complaint:
                 self.objections.append(event)
-            elif type_ is Contact:
-                # An act on another spelling could be another person's: it lifts nothing.
-                if event.exact and event.at <= at and cast(Contact, detail).via in _ACTS:
-                    self.contacts.append(event)
             elif type_ is Bounce:
                 self.bounces.append(event)
             elif type_ is Registry and event.sender == self.sender:

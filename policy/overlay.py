@@ -28,7 +28,6 @@ from policy.model import (
     Sent,
     Stage,
 )
-from policy.periods import after_months
 
 if TYPE_CHECKING:
     from policy.pack import Rule
@@ -134,7 +133,7 @@ def own_end(case: Case, rule: Rule, event: Event) -> datetime | None:
     ):
         return None  # while a subscription runs the clock stands still
     start = max(event.at, case.ledger.last_act)
-    return after_months(start, min(given), case.pack.zone)
+    return case.after_months(start, min(given))
 
 
 def _in_own_term(case: Case, rule: Rule, event: Event) -> Answer:

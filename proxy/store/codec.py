@@ -20,9 +20,11 @@ def micros(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
 
 
+@lru_cache(maxsize=32768)
 def instant(us: int) -> datetime:
-    """The inverse of `micros`."""
-    return _EPOCH + timedelta(microseconds=us)
+    """The inverse of `micros`. Cached: a recipient is read at RCPT, and again before the dot."""
+    seconds, rest = divmod(us, 1_000_000)
+    return _EPOCH + timedelta(0, seconds, rest)  # a third faster than from microseconds alone
 
 
 def to_json(value: object) -> str:

@@ -9,7 +9,6 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import orjson
@@ -298,28 +297,22 @@ def _merge(db: sqlite3.Connection, new: NewAttributes, at: int, values: dict[str
 # -- read ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    id: int
-    uid: str
-    sender: str
-    exact: str
-    wide: str
-    at: int
-    recorded_at: int
-    evidence: str
-    detail: Detail
+#: An entry as its columns stand, and its detail: uid, sender, exact, at, recorded_at, evidence.
+_Entry = tuple[str, str, str, int, int, str, Detail]
 
-    def seen_by(self, subject: Subject) -> Event:
-        return Event(
-            at=instant(self.at),
-            recorded_at=instant(self.recorded_at),
-            sender=self.sender,
-            detail=self.detail,
-            evidence=self.evidence,
-            uid=self.uid,
-            exact=self.exact == subject.exact,
-        )
+
+def _seen_by(entry: _Entry, exact: str) -> Event:
+    uid, sender, its, at, recorded_at, evidence, detail_ = entry
+    happened = instant(at)
+    return Event(
+        at=happened,
+        recorded_at=happened if recorded_at == at else instant(recorded_at),
+        sender=sender,
+        detail=detail_,
+        evidence=evidence,
+        uid=uid,
+        exact=its == exact,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +331,8 @@ def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
     ).fetchall()
     high = 0
     entries: dict[int, _Entry] = {}
+    by_wide: defaultdict[str, list[int]] = defaultdict(list)
+    by_exact: defaultdict[str, list[int]] = defaultdict(list)
     attributes: dict[tuple[str, str], dict[str, object]] = {}
     mails: dict[tuple[str, str], int] = {}
     unreadable: set[str] = set()
@@ -351,23 +346,19 @@ def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
             attributes[sender, exact] = {k: v for k, (v, _) in held.items() if v is not None}
         elif kind == _EVENT or id_ not in entries:
             try:
-                entries[id_] = _Entry(
-                    id_, uid, sender, exact, wide, at, recorded_at, evidence,
-                    detail(type_, fields if kind == _EVENT else _without_nulls(fields)),
-                )  # fmt: skip
+                what = detail(type_, fields if kind == _EVENT else _without_nulls(fields))
             except FieldError:
                 unreadable |= {exact, wide}
-    by_wide: defaultdict[str, list[_Entry]] = defaultdict(list)
-    by_exact: defaultdict[str, list[_Entry]] = defaultdict(list)
-    for entry in entries.values():
-        by_wide[entry.wide].append(entry)
-        by_exact[entry.exact].append(entry)
+                continue
+            entries[id_] = (uid, sender, exact, at, recorded_at, evidence, what)
+            by_wide[wide].append(id_)
+            by_exact[exact].append(id_)
     known = {}
     for s in subjects:
-        mine = {e.id: e for e in chain(by_wide.get(s.wide, ()), by_exact.get(s.exact, ()))}
+        mine = sorted({*by_wide.get(s.wide, ()), *by_exact.get(s.exact, ())})
         mail = mails.get((s.sender, s.exact))
         known[s] = Known(
-            events=tuple(mine[i].seen_by(s) for i in sorted(mine)),
+            events=tuple(_seen_by(entries[id_], s.exact) for id_ in mine),
             attributes=attributes.get((s.sender, s.exact), {}),
             last_marketing_at=instant(mail) if mail is not None else None,
         )
