@@ -95,6 +95,14 @@ def check(
     run(config, show=show, json=json)
 
 
+@app.command()
+def doctor(config: Config = None, json: Json = False) -> None:
+    """Look at the running relay from outside: strangers, TLS, upstreams; exit 1 if one fails."""
+    from proxy.cli.doctor import run
+
+    raise typer.Exit(run(config, json=json))
+
+
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="CSV, or JSONL when it ends in .jsonl or .ndjson.")],
