@@ -28,6 +28,7 @@ class End(StrEnum):
     FAILED = "failed"  # upstream said 5xx
     RETURNED = "returned"  # upstream said 4xx, or nothing was sent
     UNKNOWN = "unknown"  # the dot was written and no reply came
+    QUEUED = "queued"  # durable here: ours to finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +56,22 @@ def parse_reply(line: str) -> Reply | None:
 def answer(ref: str, endings: Sequence[Ending]) -> Reply:
     """The reply to end-of-data for the transaction `ref`.
 
-    Until the outbox exists, mail that failed for some recipients is 451 as a whole: nothing that a
-    client was told is done may be left undone, and its retry does not repeat what was relayed.
+    250 where the mail is upstream's or ours for somebody and nobody's is left to the client; what
+    then is blocked or failed is reported. 451 where somebody's is: nothing that a client was told
+    is done may be left undone, and its retry does not repeat what was relayed.
     """
     if len(endings) == 1:
         return _single(endings[0])
     count = {end: sum(1 for e in endings if e.end is end) for end in End}
-    relayed, total = count[End.RELAYED], len(endings)
+    relayed, queued, total = count[End.RELAYED], count[End.QUEUED], len(endings)
     open_ = count[End.RETURNED] + count[End.UNKNOWN] + count[End.DEFERRED]
-    if open_ or (relayed and count[End.FAILED]):
+    if open_:
         left = open_ + count[End.FAILED]
-        code = (
-            "4.7.1" if open_ and open_ == count[End.DEFERRED] and not count[End.FAILED] else "4.4.5"
-        )
+        code = "4.7.1" if left == count[End.DEFERRED] else "4.4.5"
         return Reply(
             451, code, f"relayed {relayed} of {total}, {left} to try again, none twice (ref {ref})"
         )
-    if not relayed:
+    if not relayed and not queued:
         first = next((e for e in endings if e.end is End.BLOCKED), endings[0])
         if first.end is End.FAILED:
             return _single(first)
@@ -79,14 +79,18 @@ def answer(ref: str, endings: Sequence[Ending]) -> Reply:
         return Reply(
             reply.code, reply.enhanced, f"{reply.text[:_SAID]}; none of {total} relayed (ref {ref})"
         )
-    if count[End.BLOCKED]:
-        return Reply(
-            250, "2.0.0", f"relayed {relayed} of {total}, {count[End.BLOCKED]} blocked (ref {ref})"
-        )
-    return Reply(250, "2.0.0", f"relayed {relayed} of {total} (ref {ref})")
+    said = [f"relayed {relayed} of {total}"]
+    said += [
+        f"{count[end]} {end.value}"
+        for end in (End.QUEUED, End.BLOCKED, End.FAILED)
+        if count[end]
+    ]
+    return Reply(250, "2.0.0", f"{', '.join(said)} (ref {ref})")
 
 
 def _single(ending: Ending) -> Reply:
+    if ending.end is End.QUEUED:
+        return Reply(250, "2.0.0", f"queued (ref {ending.ref})")
     if ending.end is End.UNKNOWN:
         # The dot was written: whether it was taken is unknowable, and the client keeps the mail.
         return Reply(451, "4.4.2", f"no reply from upstream after the message (ref {ending.ref})")

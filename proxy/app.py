@@ -25,6 +25,7 @@ from proxy.census import Census
 from proxy.clock import utc_now
 from proxy.config import Settings
 from proxy.data_dir import keys_path, make_data_dir, may_create_store, open_keys
+from proxy.delivery.outbox import Outbox, OutboxState
 from proxy.delivery.upstream import Pool
 from proxy.errors import ConfigError, StoreError
 from proxy.gate import Gate
@@ -126,6 +127,7 @@ async def running(
 
         pool = Pool(settings.upstreams, hostname=settings.server.hostname, telemetry=telemetry)
         stack.push_async_callback(pool.close)
+        state = OutboxState(settings.delivery, data_dir)
         gate = Gate(
             settings=settings,
             keys=keys,
@@ -134,6 +136,17 @@ async def running(
             pool=pool,
             telemetry=telemetry,
             instance=f"i{instance[:6]}",
+            clock=clock,
+            outbox=state,
+        )
+        # Half of the connections at most: mail whose client waits goes first.
+        connections = sum(upstream.connections for upstream in settings.upstreams)
+        outbox = Outbox(
+            store,
+            gate.attempt,
+            state,
+            telemetry,
+            at_once=max(1, connections // 2),
             clock=clock,
         )
 
@@ -149,6 +162,7 @@ async def running(
         background = [
             asyncio.create_task(_pulse(health, store, pool, telemetry)),
             asyncio.create_task(census.every(_CENSUS, clock)),
+            asyncio.create_task(outbox.run()),
             asyncio.create_task(certificates.watch(listeners)),
         ]
         health.started = True
@@ -175,7 +189,7 @@ async def running(
         finally:
             health.draining = True
             telemetry.health(ready=False, degraded=len(health.degraded))
-            await _drain(listeners, gate, settings.server.drain_timeout.total_seconds())
+            await _drain(listeners, gate, outbox, settings.server.drain_timeout.total_seconds())
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
@@ -228,13 +242,15 @@ async def _listen(
     return listeners
 
 
-async def _drain(listeners: list[RunningListener], gate: Gate, seconds: float) -> None:
+async def _drain(
+    listeners: list[RunningListener], gate: Gate, outbox: Outbox, seconds: float
+) -> None:
     """Finish what is in progress within the deadline; what is left is ended by the next
     recovery."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await asyncio.gather(*(listener.drain(seconds) for listener in listeners))
-            await gate.drain()
+            await asyncio.gather(gate.drain(), outbox.stop())
     for listener in listeners:
         listener.close()
 

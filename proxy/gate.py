@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from policy.address import Address
 from policy.explain import sentence
-from policy.model import Via
+from policy.model import Verdict, Via
 from policy.pack import Packs
 from proxy import log
 from proxy.answer import End, Ending, answer
 from proxy.config import Settings
 from proxy.copies import Outgoing, copies_of
+from proxy.delivery.outbox import OutboxState, Tried
 from proxy.delivery.upstream import Connection, Given, Pool
 from proxy.envelope import Envelope
 from proxy.errors import (
@@ -38,10 +39,24 @@ from proxy.keys import Keys
 from proxy.mail import Mail, Reader
 from proxy.message.fold import FoldError
 from proxy.message.sign import Signer, SigningError
+from proxy.notices import Notices
+from proxy.owed import body_of
 from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault
-from proxy.store.model import Fate, Outcome, Reattempt, Result, RowFate, State, Store
+from proxy.resend import Resender, lost_by
+from proxy.store.model import (
+    Due,
+    Fate,
+    Intake,
+    Reattempt,
+    Result,
+    RowFate,
+    Settlement,
+    State,
+    Store,
+)
 from proxy.telemetry import Telemetry
+from proxy.turn import Turn
 from proxy.web.record import record_token
 
 #: A newer event may overtake a decision; each round reads it. More than this many in a row is our
@@ -58,16 +73,10 @@ _ELSEWHERE = frozenset({Fate.IN_FLIGHT, Fate.BUSY})
 #: A connection, and what gives it back to the pool.
 _InHand = tuple[AsyncExitStack | None, Connection | None]
 
+#: How long a reply waits for results that are being written already, in seconds.
+_GRACE = 5.0
+
 _BUSY = "451 4.4.5 the same mail is being sent, try again"
-
-_END = {
-    Result.ACCEPTED: End.RELAYED,
-    Result.PERMANENT: End.FAILED,
-    Result.TEMPORARY: End.RETURNED,
-    Result.UNSENT: End.RETURNED,
-    Result.UNKNOWN: End.UNKNOWN,
-}
-
 
 #: Content went out, but its dot did not: in the meantime fewer people may get it.
 _WITHHELD = Given(Result.UNSENT, 451, "451 4.4.7 decided again before it was sent", "content")
@@ -96,9 +105,11 @@ class Gate:
         telemetry: Telemetry,
         instance: str,
         clock: Callable[[], datetime],
+        outbox: OutboxState,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._outbox = outbox
         self._keys = keys
         self._store = store
         self._pool = pool
@@ -108,6 +119,19 @@ class Gate:
         self._reader = Reader(settings, keys=keys, instance=instance, clock=clock)
         self._judge = Judge(settings, keys=keys, packs=packs, telemetry=telemetry, clock=clock)
         self._signer = Signer()
+        self._notices = Notices(settings, keys=keys, store=store, clock=clock)
+        self._resender = Resender(
+            settings=settings,
+            keys=keys,
+            store=store,
+            reader=self._reader,
+            judge=self._judge,
+            notices=self._notices,
+            pool=pool,
+            signer=self._signer,
+            telemetry=telemetry,
+            clock=clock,
+        )
         self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
         self._live: dict[str, asyncio.Future[Result]] = {}
         self._tasks: set[asyncio.Task[Reply]] = set()
@@ -115,8 +139,9 @@ class Gate:
     # -- 1, 2: MAIL and RCPT ---------------------------------------------------------------------
 
     async def mail(self, envelope: Envelope) -> Reply | None:
-        """MAIL FROM: a credential may only use its own domains. None accepts."""
-        return self._reader.refuse_mail_from(envelope)
+        """MAIL FROM: a credential may only use its own domains, and a full outbox takes none. None
+        accepts."""
+        return self._reader.refuse_mail_from(envelope) or self._outbox.refusal()
 
     def relays_notices(self) -> bool:
         """Whether what a client wants to be told (DSN) reaches the upstream, as far as is known."""
@@ -160,26 +185,55 @@ class Gate:
         """End of DATA: the whole flow, and one honest reply.
 
         The work is a task of the gate's: a client that drops cannot cancel it. Without an answer
-        within `delivery.inline_wait` the client keeps the mail (451). An attempt goes on, and its
-        retry joins it or is answered from the journal; a mail that waits for a connection is given
-        up, as nothing of it is recorded yet and its retry waits as well.
+        within `delivery.inline_wait` what is under way is made durable and answered `250 queued`;
+        a mail that waits for a connection is given up with 451, as nothing of it is recorded yet
+        and its retry waits as well.
         """
         wait = self._settings.delivery.inline_wait.total_seconds()
         until = asyncio.get_running_loop().time() + wait
-        task = asyncio.ensure_future(self._answer(envelope, content, until))
+        turn = Turn()
+        task = asyncio.ensure_future(self._answer(envelope, content, until, turn))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         done, _ = await asyncio.wait({task}, timeout=wait)
-        if not done:
-            return Reply(451, "4.4.7", f"upstream is slow, try again (ref {envelope.ref})")
-        return task.result()
+        if done:
+            return task.result()
+        return await self._take_over(turn, task, envelope.ref)
+
+    async def attempt(self, due: Due) -> Tried:
+        """One more try of mail that is owed, decided again; for the outbox worker."""
+        return await self._resender.attempt(due)
+
+    async def _take_over(self, turn: Turn, task: asyncio.Task[Reply], ref: str) -> Reply:
+        """The upstream is slow: owe what is under way, and say so once that is durable."""
+        late = Reply(451, "4.4.7", f"upstream is slow, try again (ref {ref})")
+        mail = turn.mail
+        if turn.closing:
+            done, _ = await asyncio.wait({task}, timeout=_GRACE)
+            return task.result() if done else late
+        if mail is None or not turn.open or not turn.ours:
+            return late
+        turn.promised = True
+        open_ = dict(turn.open)
+        try:
+            await self._write(turn)
+        except StoreError as error:
+            # 250 would be lost by a crash: the attempt goes on, and its retry joins it.
+            self._store_trouble("settle", ref, error)
+            return late
+        if any(n in turn.ends and turn.ends[n].end is not End.QUEUED for n in open_):
+            done, _ = await asyncio.wait({task}, timeout=_GRACE)  # its result came just now
+            return task.result() if done else late
+        return answer(ref, turn.endings())
 
     async def drain(self) -> None:
         """Wait until every transaction in progress has its outcome."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    async def _answer(self, envelope: Envelope, content: bytes, until: float) -> Reply:
+    async def _answer(
+        self, envelope: Envelope, content: bytes, until: float, turn: Turn
+    ) -> Reply:
         ref = envelope.ref
         try:
             if self._is_feedback(envelope):
@@ -188,7 +242,7 @@ class Gate:
             if isinstance(mail, Reply):
                 log.message_refused(ref=ref, code=mail.code, reason=mail.text)
                 return mail
-            return answer(ref, await self._relay(mail, until))
+            return answer(ref, await self._relay(mail, until, turn))
         except StoreError as error:
             return self._store_trouble("submit", ref, error)
         except UpstreamUnavailable as error:
@@ -198,17 +252,37 @@ class Gate:
             log.incident(ref=ref, error=error)
             return our_fault(ref)
 
-    async def _relay(self, mail: Mail, until: float) -> list[Ending]:
+    async def _relay(self, mail: Mail, until: float, turn: Turn) -> list[Ending]:
         for _ in range(_ROUNDS):
             ruling = await self._judge.rule(mail, self._store)
-            outgoing = copies_of(mail, ruling, self._keys)
-            endings = await self._attempt(mail, ruling, outgoing, until)
+            if mail.stream.delivery == "queued":
+                endings = await self._queue(mail, ruling, until)
+            else:
+                outgoing = copies_of(mail, ruling, self._keys)
+                endings = await self._attempt(mail, ruling, outgoing, until, turn)
             if endings is not None:
                 return endings
         raise StoreUnavailable("newer events overtook every decision")
 
+    async def _queue(self, mail: Mail, ruling: Ruling, until: float) -> list[Ending] | None:
+        """Commit C1 of queued mail, body and all: 250 rests on it, and the outbox does the rest."""
+        blocked = [lost_by(case) for case in ruling.cases if case.state is State.BLOCKED]
+        intake = _waiting(ruling, mail)
+        if intake.body is not None:
+            intake = replace(intake, notice=await self._notices.about(mail, blocked))
+        claimed = await self._store.claim(intake)
+        if claimed.stale:
+            return None
+        if any(fate.fate in _ELSEWHERE for fate in claimed.fates):
+            return await self._join(mail, ruling, claimed.fates, until)
+        self._outbox.ring()
+        turn = Turn()
+        turn.begin(mail, ruling, claimed.fates)
+        self._judge.count(ruling, claimed.fates)
+        return self._counted(mail, turn)
+
     async def _attempt(
-        self, mail: Mail, ruling: Ruling, outgoing: Sequence[Outgoing], until: float
+        self, mail: Mail, ruling: Ruling, outgoing: Sequence[Outgoing], until: float, turn: Turn
     ) -> list[Ending] | None:
         """One round: connection in hand, commit C1, send.
 
@@ -227,7 +301,8 @@ class Gate:
             claimed = await self._store.claim(ruling.intake)
             if not claimed.stale and not any(f.fate in _ELSEWHERE for f in claimed.fates):
                 fates = claimed.fates
-                return await self._finish(mail, ruling, outgoing, fates, connection, held)
+                turn.begin(mail, ruling, fates)
+                return await self._finish(mail, ruling, outgoing, turn, connection, held)
             if connection is not None:
                 await connection.abandon()
         return None if claimed.stale else await self._join(mail, ruling, claimed.fates, until)
@@ -237,23 +312,22 @@ class Gate:
         mail: Mail,
         ruling: Ruling,
         outgoing: Sequence[Outgoing],
-        fates: Sequence[RowFate],
+        turn: Turn,
         connection: Connection | None,
         held: AsyncExitStack,
     ) -> list[Ending]:
         """The attempts are durable: send each claimed copy once, and say how all recipients
         ended."""
         committed_at = self._monotonic()
-        self._judge.count(ruling, fates)
-        for fate in fates:
+        by_n = turn.fates
+        self._judge.count(ruling, list(by_n.values()))
+        for fate in by_n.values():
             if fate.ambiguous_retry:
                 self._telemetry.ambiguous_retry()
-        by_n = {fate.n: fate for fate in fates}
         sends = [o for o in (one.only(by_n) for one in outgoing) if o is not None]
         loop = asyncio.get_running_loop()
         live = {c.copy_key: loop.create_future() for send in sends for c in send.cases}
         self._live |= live
-        results: dict[int, Ending] = {}
         try:
             if connection is not None and (not sends or sends[0].copy != outgoing[0].copy):
                 await connection.abandon()  # what was begun is not what was claimed
@@ -266,7 +340,7 @@ class Gate:
                 lines[0] = held.pop_all(), connection
             ends = await asyncio.gather(
                 *(
-                    self._send(mail, send, line, committed_at, results, live)
+                    self._send(mail, send, line, committed_at, turn, live)
                     for send, line in zip(sends, lines, strict=True)
                 ),
                 return_exceptions=True,
@@ -274,6 +348,7 @@ class Gate:
             for trouble in ends:
                 if trouble is not None:
                     raise trouble
+            await self._close(turn)
         finally:
             for key, future in live.items():
                 # A retry may have claimed a copy that ended while others of this mail went on.
@@ -281,7 +356,7 @@ class Gate:
                     del self._live[key]
                 if not future.done():
                     future.set_result(Result.UNKNOWN)
-        return [self._ending(mail, ruling, fate, results.get(fate.n)) for fate in fates]
+        return self._counted(mail, turn)
 
     async def _join(
         self, mail: Mail, ruling: Ruling, fates: Sequence[RowFate], until: float
@@ -311,11 +386,11 @@ class Gate:
         send: Outgoing,
         in_hand: _InHand,
         committed_at: float,
-        results: dict[int, Ending],
+        turn: Turn,
         live: Mapping[str, asyncio.Future[Result]],
     ) -> None:
-        """One copy: dot, then commit C2; the endings of its recipients go into `results`, and what
-        became of each copy key into `live`.
+        """One copy: dot, then commit C2; the endings of its recipients go into `turn`, and what was
+        relayed of each copy key into `live`.
 
         `in_hand` is the connection since before C1, with the copy begun, or nothing.
         """
@@ -323,7 +398,7 @@ class Gate:
         meant = _Meant(send, committed_at)
 
         async def ready() -> bool:
-            return await self._still_meant(mail, meant, results)
+            return await self._still_meant(mail, meant, turn)
 
         given: list[Given] = []
         failed = _WITHHELD
@@ -339,8 +414,9 @@ class Gate:
                         return
                     connection.begin(meant.copy.copy)
                     await connection.envelope()
-                parts = await self._parts(meant.copy, connection)
-                given = await connection.finish(parts, ready)
+                if not (turn.promised and self._old(meant)):
+                    parts = await self._parts(meant.copy, connection)
+                    given = await connection.finish(parts, ready)
             except (FoldError, SigningError) as error:  # before any of the content was written
                 log.incident(ref=mail.ref, error=error)
                 failed = Given(Result.UNSENT, 451, str(our_fault(mail.ref)), "local")
@@ -360,25 +436,29 @@ class Gate:
         send = meant.copy
         if len(given) != len(send.cases):
             given = [failed] * len(send.cases)
-        await self._settle(mail, send, given)
+        await self._settle(mail, send, given, turn)
         for case, one in zip(send.cases, given, strict=True):
             future = live[case.copy_key]
-            if not future.done():
+            if one.result is Result.ACCEPTED and not future.done():
                 future.set_result(one.result)
-            results[case.n] = Ending(_END[one.result], one.reply, mail.ref)
 
-    async def _still_meant(self, mail: Mail, meant: _Meant, results: dict[int, Ending]) -> bool:
+    def _old(self, meant: _Meant) -> bool:
+        hold = self._settings.delivery.attempt_hold.total_seconds()
+        return self._monotonic() - meant.decided_at > hold
+
+    async def _still_meant(self, mail: Mail, meant: _Meant, turn: Turn) -> bool:
         """Whether a copy may leave as it is: decided lately, or now again (delivery.md 7).
 
-        False: fewer people may get it than its envelope names, or nobody.
+        False: fewer people may get it than its envelope names, or nobody; or it is owed, and the
+        outbox decides again.
         """
-        hold = self._settings.delivery.attempt_hold.total_seconds()
-        if self._monotonic() - meant.decided_at <= hold:
+        if not self._old(meant):
             return True
+        if turn.promised:
+            return False
         before = meant.copy
-        kept, stopped = await self._decide_again(mail, before)
+        kept = await self._decide_again(mail, before, turn)
         meant.decided_at = self._monotonic()
-        results |= stopped
         meant.nobody = kept is None
         meant.copy = kept or before
         return kept is not None and kept.copy == before.copy
@@ -389,8 +469,8 @@ class Gate:
         return await send.parts(self._signer, upstream)
 
     async def _decide_again(
-        self, mail: Mail, send: Outgoing
-    ) -> tuple[Outgoing | None, dict[int, Ending]]:
+        self, mail: Mail, send: Outgoing, turn: Turn
+    ) -> Outgoing | None:
         for _ in range(_ROUNDS):
             cases, high = await self._judge.again(mail, send.cases, self._store)
             rows = [
@@ -410,58 +490,82 @@ class Gate:
             if claimed.stale:
                 continue
             fates = {fate.n: fate for fate in claimed.fates}
-            stopped = {}
-            for case in cases:
-                if case.state is not State.ATTEMPTING:
-                    stopped[case.n] = Ending(case.end, case.reply, mail.ref)
-                elif fates[case.n].fate is not Fate.CLAIMED:  # taken from us: send nothing
-                    stopped[case.n] = Ending(End.RETURNED, _BUSY, mail.ref)
-            return send.renewed(cases, fates), stopped
+            turn.decided_again(cases, fates, _BUSY)
+            return send.renewed(cases, fates)
         raise StoreUnavailable("newer events overtook every decision")
 
-    async def _settle(self, mail: Mail, send: Outgoing, given: Sequence[Given]) -> None:
-        """Commit C2. Awaited where a 250 will rest on it, else riding with the next group."""
+    async def _settle(
+        self, mail: Mail, send: Outgoing, given: Sequence[Given], turn: Turn
+    ) -> None:
+        """Commit C2 of what was accepted: a 250 will rest on it. The rest is held until all is
+        known."""
         now = self._clock()
-        outcomes = [
-            Outcome(
-                row=send.fates[case.n].row,
-                attempt=send.fates[case.n].attempt,
-                result=one.result,
-                reply=one.reply,
-                at=now,
-            )
-            for case, one in zip(send.cases, given, strict=True)
-        ]
         for case, one in zip(send.cases, given, strict=True):
             log.message_attempted(ref=mail.ref, n=case.n, result=one.result, stage=one.stage)
         self._telemetry.relayed((now - mail.envelope.received_at).total_seconds())
-        if not any(one.result is Result.ACCEPTED for one in given):
-            self._store.record_later(outcomes)
-            return None
+        accepted = turn.known(
+            send, given, now, lambda fate, one: self._resender.next_try(mail, fate.attempt, one)
+        )
+        if accepted:
+            await self._patiently("record", mail, lambda: self._store.record(accepted))
+        turn.written(send)
+
+    async def _close(self, turn: Turn) -> None:
+        """All is known: what a 250 rests on is written before it; else the client keeps the mail.
+
+        Where somebody's copy was taken, one transaction has the other results, the body of what
+        waits now, and the notice about who gets nothing.
+        """
+        turn.closing = True
+        mail = turn.mail
+        if mail is not None and (turn.promised or (turn.taken and turn.ours)):
+            await self._patiently("settle", mail, lambda: self._write(turn))
+        elif turn.held:
+            self._store.record_later([outcome for outcome, _ in turn.held.values()])
+
+    async def _write(self, turn: Turn) -> None:
+        mail = turn.mail
+        if mail is None:
+            return
+        held, owe = dict(turn.held), turn.owe()
+        notice = await self._notices.about(mail, turn.lost())
+        if not held and not owe and notice is None:
+            return
+        settlement = Settlement(
+            outcomes=tuple(outcome for outcome, _ in held.values()),
+            owe=owe,
+            body=body_of(mail) if owe else None,
+            notice=notice,
+            at=self._clock(),
+        )
+        await self._store.settle(settlement)
+        turn.owed(held)
+        if owe:
+            self._outbox.ring()
+
+    async def _patiently(
+        self, operation: str, mail: Mail, write: Callable[[], Awaitable[None]]
+    ) -> None:
         while True:
             try:
-                return await self._store.record(outcomes)
+                return await write()
             except (StoreDown, StoreRefused):
                 raise
             except StoreUnavailable as error:
                 # Known to be relayed: keep the result and go on trying, never forget it.
-                self._store_trouble("record", mail.ref, error)
+                self._store_trouble(operation, mail.ref, error)
                 await asyncio.sleep(_STORE_PAUSE)
 
-    def _ending(self, mail: Mail, ruling: Ruling, fate: RowFate, sent: Ending | None) -> Ending:
-        if sent is not None:
-            ending = sent
-        elif fate.fate is Fate.ANSWERED:
-            log.message_answered(ref=mail.ref, first=fate.ref)
-            self._telemetry.message(mail.stream.id, "answered")
-            return Ending(End.RELAYED, fate.reply, fate.ref)
-        elif fate.fate is Fate.QUEUED:
-            return Ending(End.RELAYED, "250 2.0.0 queued", fate.ref)
-        else:
-            case = ruling.cases[fate.n - 1]
-            ending = Ending(case.end, case.reply, mail.ref)
-        self._telemetry.message(mail.stream.id, ending.end.value)
-        return ending
+    def _counted(self, mail: Mail, turn: Turn) -> list[Ending]:
+        """The endings of all recipients; what is owed counts when it ends."""
+        endings = turn.endings()
+        for fate, ending in zip(sorted(turn.fates.values(), key=_number), endings, strict=True):
+            if fate.fate is Fate.ANSWERED:
+                log.message_answered(ref=mail.ref, first=fate.ref)
+                self._telemetry.message(mail.stream.id, "answered")
+            elif ending.end is not End.QUEUED:
+                self._telemetry.message(mail.stream.id, ending.end.value)
+        return endings
 
     # -- 12: opt-out by mail ---------------------------------------------------------------------
 
@@ -491,3 +595,22 @@ class Gate:
     def _store_trouble(self, operation: str, ref: str, error: StoreError) -> Reply:
         log.store_failed(ref=ref, operation=operation, error=str(error))
         return our_fault(ref)
+
+
+def _number(fate: RowFate) -> int:
+    return fate.n
+
+
+def _waiting(ruling: Ruling, mail: Mail) -> Intake:
+    """Commit C1 where nobody waits for the upstream: what may leave, or may later, waits."""
+    rows = []
+    for row, case in zip(ruling.intake.rows, ruling.cases, strict=True):
+        if row.state is State.ATTEMPTING:
+            rows.append(replace(row, state=State.WAITING, room=()))
+        elif row.state is State.RETURNED and case.decision.verdict is Verdict.DEFER:
+            rows.append(replace(row, state=State.WAITING, next_try=case.decision.until))
+        else:
+            rows.append(row)
+    waits = any(row.state is State.WAITING for row in rows)
+    body = body_of(mail) if waits else None
+    return replace(ruling.intake, rows=tuple(rows), body=body)

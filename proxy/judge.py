@@ -72,6 +72,16 @@ _BREATH = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A recipient about whom is decided again, as the journal has it."""
+
+    n: int
+    address: Address
+    subject: Subject
+    copy_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One recipient's ruling. `reply` is the SMTP line that a block or deferral is answered
     with; `room` what caps ask of the commit of an allowed one."""
@@ -159,9 +169,9 @@ class Judge:
         )
 
     async def again(
-        self, mail: Mail, cases: Sequence[Case], store: Store
+        self, mail: Mail, cases: Sequence[Case | Asked], store: Store
     ) -> tuple[list[Case], int]:
-        """New decisions for claimed cases whose first decision grew old, and what they rest on."""
+        """New decisions for cases whose earlier one grew old, and what they rest on."""
         snapshot = await store.lookup(
             [case.subject for case in cases], mails_since=self._mails_since(mail.stream)
         )
@@ -233,27 +243,30 @@ class Judge:
         """Metrics and log of decisions that are durable now (answered retries decided nothing)."""
         void = {f.n for f in fates if f.fate not in (Fate.CLAIMED, Fate.RECORDED)}
         for case in ruling.cases:
-            if case.n in void:
-                continue
-            decision = case.decision
-            self._telemetry.decided(
-                ruling.stream.id,
-                decision.verdict.value,
-                decision.reason.value,
-                ruling.mode,
-                decision.jurisdiction,
-                case.seconds,
-            )
-            log.recipient_decided(
-                ref=ruling.intake.submission.ref,
-                n=case.n,
-                stream=ruling.stream.id,
-                verdict=decision.verdict.value,
-                reason=decision.reason.value,
-                pack=decision.pack.replace("@", "/"),  # not to be taken for an address
-                rule=decision.rule,
-                mode=ruling.mode,
-            )
+            if case.n not in void:
+                self.count_one(case, ruling.stream, ruling.intake.submission.ref)
+
+    def count_one(self, case: Case, stream: config.Stream, ref: str) -> None:
+        """Metrics and log of one decision that is durable now."""
+        decision = case.decision
+        self._telemetry.decided(
+            stream.id,
+            decision.verdict.value,
+            decision.reason.value,
+            stream.mode,
+            decision.jurisdiction,
+            case.seconds,
+        )
+        log.recipient_decided(
+            ref=ref,
+            n=case.n,
+            stream=stream.id,
+            verdict=decision.verdict.value,
+            reason=decision.reason.value,
+            pack=decision.pack.replace("@", "/"),  # not to be taken for an address
+            rule=decision.rule,
+            mode=stream.mode,
+        )
 
     def _mails_since(self, stream: config.Stream) -> datetime | None:
         return mails_since(stream, self._settings.sender(stream.sender), self._clock())

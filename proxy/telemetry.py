@@ -34,6 +34,7 @@ OUTBOX_STATES = ("waiting", "attempting", "held")
 EXPIRING = ("30d", "60d", "90d")
 OPERATIONS = (
     *("lookup", "read", "claim", "reclaim", "append", "record", "recover"),  # the store's own
+    *("settle", "take", "hasten"),  # for the outbox
     *("admit", "submit"),  # the gate's: a client heard 451
 )
 COMMANDS = ("connect", "ehlo", "helo", "starttls", "auth", "mail", "rcpt", "data", OTHER)

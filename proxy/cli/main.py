@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proxy.cli import consent, dkim, key, policy, report, token
+from proxy.cli import consent, dkim, key, outbox, policy, report, token
 from proxy.errors import ConfigError, SluisError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(report.app, name="report")
 app.add_typer(token.app, name="token")
 app.add_typer(dkim.app, name="dkim")
 app.add_typer(key.app, name="key")
+app.add_typer(outbox.app, name="outbox")
 
 #: The base of all usage errors, wherever this Typer keeps its Click.
 _USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")

@@ -21,6 +21,7 @@ from proxy.config.models import (
     ApiToken,
     Credential,
     Delivery,
+    DeliveryMode,
     Dkim,
     DkimKey,
     Feedback,
@@ -131,16 +132,19 @@ def _place(path: Path | None, env: Mapping[str, str]) -> Path:
 
 
 def _inherit(draft: Draft) -> None:
-    """A stream without `partial` has that of `[delivery]`."""
+    """A stream without `partial` or `delivery` has that of `[delivery]`."""
     delivery = draft.raw.get("delivery")
     streams = draft.raw.get("streams")
-    partial = delivery.get("partial") if isinstance(delivery, dict) else None
-    if partial not in get_args(Partial) or not isinstance(streams, list):
+    if not isinstance(delivery, dict) or not isinstance(streams, list):
         return
-    for n, stream in enumerate(streams):
-        if isinstance(stream, dict) and "partial" not in stream:
-            stream["partial"] = partial
-            draft.sources[f"streams.{n}.partial"] = "delivery.partial"
+    for own, key, known in (("partial", "partial", Partial), ("delivery", "mode", DeliveryMode)):
+        value = delivery.get(key)
+        if value not in get_args(known):
+            continue
+        for n, stream in enumerate(streams):
+            if isinstance(stream, dict) and own not in stream:
+                stream[own] = value
+                draft.sources[f"streams.{n}.{own}"] = f"delivery.{key}"
 
 
 def _sources(draft: Draft, sections: Sections) -> dict[str, str]:
@@ -168,6 +172,7 @@ def _settings(draft: Draft, sections: Sections) -> Settings:
             sender=values["senders"][0].id,
             category=first.category.MARKETING,
             partial=values["delivery"].partial,
+            delivery=values["delivery"].mode,
             lang=first.lang,
         )
         values["streams"] = (*values["streams"], implicit)

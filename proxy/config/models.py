@@ -52,13 +52,10 @@ from proxy.config.values import (
 
 def _later(value: object) -> object:
     """Refuse what the design knows and this version cannot do, rather than ignore it."""
-    if value is True or (isinstance(value, str) and value in _LATER):
-        remedy = f"use {_LATER.get(str(value), 'false, or leave the key out')}"
-        raise wrong(f"asks for {str(value).lower()}, which this version cannot do", remedy)
+    if value is True:
+        remedy = "use false, or leave the key out"
+        raise wrong("asks for true, which this version cannot do", remedy)
     return value
-
-
-_LATER = {"queued": '"inline"'}
 
 
 def _some(value: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
@@ -70,6 +67,7 @@ def _some(value: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
 Tls = Literal["none", "starttls", "implicit"]
 Auth = Literal["none", "optional", "required"]
 Mode = Literal["enforce", "observe"]
+DeliveryMode = Literal["inline", "queued"]
 Partial = Literal["accept-and-dsn", "all-or-nothing", "accept-and-drop"]
 
 UNKNOWN_STREAM = "unknown"
@@ -229,7 +227,8 @@ class Sender(Table):
 
 
 class Stream(Table):
-    """One kind of mail of one sender. `partial` is that of `[delivery]` unless set here."""
+    """One kind of mail of one sender. `partial` and `delivery` are `[delivery]`'s `partial` and
+    `mode` unless set here."""
 
     id: Id
     sender: Id
@@ -247,7 +246,7 @@ class Stream(Table):
     footer: Literal["auto", "off", "require"] = "auto"
     every_alternative: Bool = False
     promotion: Literal["observe", "enforce"] = "observe"
-    delivery: Annotated[Literal["inline"], BeforeValidator(_later)] = "inline"
+    delivery: DeliveryMode = "inline"
     partial: Partial = "accept-and-dsn"
     local_rules_met: Bool | None = None
     headers_8bit: Literal["pass", "refuse"] = "pass"
@@ -343,12 +342,17 @@ class Dkim(Table):
 class Delivery(Table):
     """How the reply relates to the attempt (`delivery.md`)."""
 
-    mode: Annotated[Literal["inline"], BeforeValidator(_later)] = "inline"
+    mode: DeliveryMode = "inline"
     partial: Partial = "accept-and-dsn"
     dedupe_window: Duration = timedelta(days=5)
     expiry: Duration = timedelta(days=5)
     inline_wait: Duration = timedelta(seconds=60)
     attempt_hold: Duration = timedelta(seconds=5)
+    retry_first: Duration = timedelta(minutes=1)
+    retry_longest: Duration = timedelta(hours=1)
+    outbox_messages: Count = 100_000
+    outbox_age: Duration | None = None
+    outbox_free: Size = 64 * 1024 * 1024
 
 
 Weight = Annotated[StrictInt, Field(ge=0, le=1000)]

@@ -325,8 +325,8 @@ class Owed:
 class Take:
     """Claim a waiting row: the decision taken again, and what follows from it.
 
-    `state` is `attempting`, `blocked`, `failed` (expired or dropped: no decision needed) or
-    `waiting` (deferred, until `next_try`). `attempts` is how often the row was tried when it was
+    `state` is `attempting`, `blocked`, `failed` (expired, dropped) or `waiting` (until `next_try`);
+    the last two may come without a decision. `attempts` is how often the row was tried when it was
     read: a row that moved on since is `BUSY`.
     """
 

@@ -122,8 +122,9 @@ class TakeRow:
     def __init__(self, take: Take, owner: Owner | None) -> None:
         if take.state not in (State.ATTEMPTING, State.BLOCKED, State.FAILED, State.WAITING):
             raise ValueError("a row that waits is tried, blocked, failed, or waits on")
-        if (take.decision is None) is not (take.state is State.FAILED):
-            raise ValueError("only a row that fails unsent needs no decision")
+        undecided = take.decision is None
+        if undecided and take.state not in (State.FAILED, State.WAITING):
+            raise ValueError("a row that is tried or blocked needs a decision")
         self._take = take
         self._owner = owner
         self._at = micros(take.at)

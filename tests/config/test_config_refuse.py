@@ -160,8 +160,8 @@ CONTACT = 'contact = "privacy@acme.example"'
         (CATEGORY, 'category = "marketng"', 'streams.0.category: is "marketng"; must be'),
         (
             CATEGORY,
-            f'{CATEGORY}\ndelivery = "queued"',
-            "asks for queued, which this version cannot do",
+            f'{CATEGORY}\ndelivery = "later"',
+            "'queued'",
         ),
         (
             CATEGORY,
@@ -216,7 +216,7 @@ LISTENER_B = '[[listeners]]\naddress = "{address}"\ntrusted_networks = ["10.0.0.
             '[delivery]\ndedupe_window = "9999d"\n',
             "dedupe_window: is longer than retention.evidence",
         ),
-        ('[delivery]\nmode = "queued"\n', "asks for queued, which this version cannot do"),
+        ('[delivery]\nmode = "later"\n', "'queued'"),
         ('[delivery]\npartial = "drop"\n', 'delivery.partial: is "drop"; must be'),
         ("[feedback]\nverp = true\n", "feedback.verp: asks for true, which this version cannot do"),
         ('[dkim]\nselector = "s1"\n', "dkim.selector: is no key; correct or remove it"),

@@ -20,6 +20,7 @@ def ends(*kinds: str) -> list[Ending]:
         "failed": "550 5.1.1 no such user",
         "returned": "450 4.2.1 mailbox busy",
         "unknown": "",
+        "queued": "",
     }
     return [Ending(End(kind), lines[kind], f"{REF}.{n}") for n, kind in enumerate(kinds, 1)]
 
@@ -44,7 +45,16 @@ def ends(*kinds: str) -> list[Ending]:
         ),
         (
             ("relayed", "failed"),
-            f"451 4.4.5 relayed 1 of 2, 1 to try again, none twice (ref {REF})",
+            f"250 2.0.0 relayed 1 of 2, 1 failed (ref {REF})",
+        ),
+        (("queued",), f"250 2.0.0 queued (ref {REF}.1)"),
+        (
+            ("queued", "relayed", "blocked", "failed"),
+            f"250 2.0.0 relayed 1 of 4, 1 queued, 1 blocked, 1 failed (ref {REF})",
+        ),
+        (
+            ("queued", "deferred"),
+            f"451 4.7.1 relayed 0 of 2, 1 to try again, none twice (ref {REF})",
         ),
         (
             ("deferred", "relayed"),
@@ -65,13 +75,13 @@ def test_a_long_text_cuts_no_reference_off(kinds: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_250_leaves_nothing_undone_and_a_5xx_nothing_relayed(size: int) -> None:
-    """Over every combination: 2xx only if each is relayed or blocked; 5xx only if none is
-    relayed."""
+    """Over every combination: 2xx only if each is relayed, ours, or reported; 5xx only if none
+    is."""
     for kinds in itertools.product([e.value for e in End], repeat=size):
         reply = answer(REF, ends(*kinds))
         if reply.positive:
-            assert set(kinds) <= {"relayed", "blocked"}, kinds
-            assert "relayed" in kinds, kinds
+            assert set(kinds) <= {"relayed", "queued", "blocked", "failed"}, kinds
+            assert {"relayed", "queued"} & set(kinds), kinds
         elif not reply.temporary:
             assert set(kinds) <= {"blocked", "failed"}, kinds
         assert "\r" not in str(reply)

@@ -1,0 +1,149 @@
+"""`sluis outbox`: mail that is not at its end, seen and moved by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from proxy.cli.ledger import Ledger
+    from proxy.store.model import OutboxRow
+
+app = typer.Typer(
+    help="Mail that was taken and is not at its end.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="The TOML file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Refs = Annotated[list[str] | None, typer.Argument(help="References, as in replies.")]
+All = Annotated[bool, typer.Option("--all", help="Everything that waits.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="At most so many recipients.")]
+
+
+@app.command("list")
+def list_(config: Config = None, json: Json = False, limit: Limit = 1000) -> None:
+    """Unfinished recipients, oldest first, without their addresses."""
+    asyncio.run(_list("", config, json, limit))
+
+
+@app.command()
+def show(ref: str, config: Config = None, json: Json = False) -> None:
+    """What is unfinished of one mail; exit 1 where nothing is."""
+    asyncio.run(_list(ref, config, json, 100_000))
+
+
+@app.command()
+def retry(refs: Refs = None, all_: All = False, config: Config = None, json: Json = False) -> None:
+    """Try again now; the decision is taken again, as at every attempt."""
+    asyncio.run(_move(refs or [], all_, config, json, drop=False))
+
+
+@app.command()
+def drop(refs: Refs = None, all_: All = False, config: Config = None, json: Json = False) -> None:
+    """Give up what waits: it ends `failed`, and its submitter is told where that is due."""
+    asyncio.run(_move(refs or [], all_, config, json, drop=True))
+
+
+async def _list(ref: str, config: Path | None, json: bool, limit: int) -> None:
+    import orjson
+
+    from proxy.cli.ledger import open_ledger
+
+    async with open_ledger(config) as ledger:
+        rows = await ledger.store.outbox(ref=_plain(ref), limit=limit)
+        total = await ledger.store.unfinished()
+    if json:
+        typer.echo(orjson.dumps([_json(row) for row in rows]).decode())
+    else:
+        for row in rows:
+            due = row.next_try.isoformat(timespec="seconds") if row.next_try else "-"
+            typer.echo(
+                f"{row.ref}.{row.n}  {row.state}  {row.stream}  tried {row.attempts}  due {due}"
+                f"  {row.size} octets{'  maybe sent' if row.maybe_sent else ''}"
+                f"{'' if row.owed else '  client waits'}  {row.reply}".rstrip()
+            )
+        if not ref:
+            counts = ", ".join(f"{n} {state}" for state, n in sorted(total.counts.items()))
+            typer.echo(counts or "the outbox is empty", err=True)
+    if ref and not rows:
+        typer.echo(f"{ref}: nothing is unfinished", err=True)
+        raise typer.Exit(1)
+
+
+async def _move(
+    refs: list[str], all_: bool, config: Path | None, json: bool, *, drop: bool
+) -> None:
+    import orjson
+
+    from proxy.cli.ledger import open_ledger
+    from proxy.clock import utc_now
+    from proxy.store.model import State
+
+    if bool(refs) is all_:
+        raise typer.BadParameter("name references, or --all")
+    async with open_ledger(config) as ledger:
+        rows: list[OutboxRow] = []
+        for ref in [""] if all_ else [_plain(ref) for ref in refs]:
+            rows += await ledger.store.outbox(ref=ref, limit=1_000_000)
+        waiting = [row for row in rows if row.state is State.WAITING]
+        if drop:
+            moved = await _drop(ledger, [row.row for row in waiting])
+        else:
+            moved = await ledger.store.hasten([row.row for row in waiting], utc_now())
+    data = {"dropped" if drop else "due": moved, "under_way": len(rows) - len(waiting)}
+    if json:
+        typer.echo(orjson.dumps(data).decode())
+    else:
+        typer.echo(", ".join(f"{count} {word.replace('_', ' ')}" for word, count in data.items()))
+    if not rows and not all_:
+        typer.echo("nothing is unfinished under these references", err=True)
+        sys.exit(1)
+
+
+async def _drop(ledger: Ledger, rows: list[int]) -> int:
+    from proxy.clock import utc_now
+    from proxy.mail import Reader
+    from proxy.notices import Notices
+    from proxy.resend import Owing
+
+    settings, keys, store = ledger.settings, ledger.keys, ledger.store
+    owing = Owing(
+        settings,
+        reader=Reader(settings, keys=keys, instance="cli", clock=utc_now),
+        notices=Notices(settings, keys=keys, store=store, clock=utc_now),
+        store=store,
+        clock=utc_now,
+    )
+    dropped = 0
+    for row in rows:
+        owed = await store.owed(row)
+        if owed is not None:
+            dropped += await owing.drop(owed, "550 5.4.0 given up by its operator")
+    return dropped
+
+
+def _plain(ref: str) -> str:
+    """A reference as in a reply, with or without the number of a recipient."""
+    return ref.partition(".")[0].upper()
+
+
+def _json(row: OutboxRow) -> dict[str, Any]:
+    return {
+        "ref": row.ref,
+        "n": row.n,
+        "state": row.state.value,
+        "owed": row.owed,
+        "stream": row.stream,
+        "received_at": row.received_at,
+        "attempts": row.attempts,
+        "next_try": row.next_try,
+        "maybe_sent": row.maybe_sent,
+        "reply": row.reply,
+        "size": row.size,
+    }

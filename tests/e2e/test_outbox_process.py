@@ -1,0 +1,177 @@
+"""The outbox of a process that is killed, and its commands beside a process that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sqlite3
+from collections import Counter
+from contextlib import closing, suppress
+
+import pytest
+from running_sluis import fields, message, until
+from test_process import House, house  # noqa: F401
+
+from proxy.sink import Step
+
+pytest_plugins = ("running_sluis",)
+
+ANNA = "anna@example.nl"
+SOON = 'retry_first = "50ms"\nretry_longest = "50ms"\n'
+
+
+def configure(house: House, delivery: str) -> None:  # noqa: F811
+    house.path.write_text(f"{house.path.read_text()}\n[delivery]\n{SOON}{delivery}\n")
+
+
+def journal(house: House) -> dict[str, tuple[str, int]]:  # noqa: F811
+    """State and `maybe_sent` of the newest row of each Message-ID, read from the file."""
+    path = house.path.with_name("data") / "sluis.db"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        rows = db.execute(
+            "SELECT s.message_id, d.state, d.maybe_sent FROM delivery d"
+            " JOIN submission s ON s.id = d.submission ORDER BY d.id"
+        ).fetchall()
+        left = db.execute("SELECT count(*) FROM body").fetchone()[0]
+    if all(state not in ("waiting", "attempting") for _, state, _ in rows):
+        assert left == 0, "a body outlived its mail"
+    return {message_id: (state, sent) for message_id, state, sent in rows}
+
+
+async def ended(house: House) -> dict[str, tuple[str, int]]:  # noqa: F811
+    """The journal once nothing is owed any more."""
+
+    async def over() -> bool:
+        states = {state for state, _ in journal(house).values()}
+        return not states & {"waiting", "attempting"}
+
+    await until(over, 60)
+    return journal(house)
+
+
+async def kill(process: asyncio.subprocess.Process) -> None:
+    process.kill()
+    await process.wait()
+
+
+@pytest.mark.parametrize(
+    ("delivery", "step", "copies"),
+    [
+        ('mode = "queued"', Step.SILENT, 1),  # killed between dot and result, nothing kept
+        ('mode = "queued"', Step.LOSE, 2),  # the same, and upstream has it: the one window
+        ('inline_wait = "1s"', Step.SILENT, 1),  # killed after 250 queued
+    ],
+)
+async def test_killed_while_an_attempt_is_open(
+    house: House, delivery: str, step: Step, copies: int  # noqa: F811
+) -> None:
+    configure(house, delivery)
+    house.sink.once(".", step)
+    process = await house.serve()
+    reply = await house.send(ANNA, message("orders", message_id="open"))
+    assert reply.startswith("250 2.0.0 queued"), reply
+
+    async def reached() -> bool:
+        return house.sink.deaf == 1 or house.sink.total == 1
+
+    await until(reached)
+    await kill(process)
+    await house.serve()
+    assert await ended(house) == {"<open@orders.acme.example>": ("relayed", 1)}
+    assert house.sink.total == copies
+
+
+async def test_killed_while_upstream_is_away(house: House) -> None:  # noqa: F811
+    configure(house, 'mode = "queued"')
+    port = house.sink.smtp_port
+    await house.sink.close()
+    process = await house.serve()
+    reply = await house.send(ANNA, message("orders", message_id="away"))
+    assert reply.startswith("250 2.0.0 queued"), reply
+    await kill(process)
+    await house.sink.start(smtp_port=port)
+    await house.serve()
+    assert await ended(house) == {"<away@orders.acme.example>": ("relayed", 0)}
+    assert house.sink.total == 1
+
+
+@pytest.mark.parametrize("mode", ["queued", "inline"])
+async def test_killed_at_random_under_load(house: House, mode: str) -> None:  # noqa: F811
+    """Every mail that was answered 250 arrives; a second copy only of one marked as ambiguous."""
+    configure(house, f'mode = "{mode}"')
+    chance = random.Random(mode)
+    acknowledged: set[str] = set()
+
+    async def client(n: int) -> None:
+        for i in range(12):
+            name = f"{n}.{i}"
+            with suppress(OSError, EOFError):  # the process died
+                reply = await house.send(ANNA, message("orders", message_id=name))
+                if reply.startswith("250 "):
+                    acknowledged.add(f"<{name}@orders.acme.example>")
+
+    for turn in range(4):
+        process = await house.serve()
+        clients = [asyncio.create_task(client(10 * turn + n)) for n in range(3)]
+        enough = len(acknowledged) + chance.randrange(3, 20)
+
+        async def some(enough: int = enough) -> bool:
+            return len(acknowledged) >= enough
+
+        await until(some, 40)
+        await kill(process)
+        await asyncio.gather(*clients, return_exceptions=True)
+    await house.serve()
+    rows = await ended(house)
+    arrived = Counter(fields(m.content, "Message-ID")[0] for m in house.sink.messages)
+    assert {m for m in acknowledged if rows[m][0] != "relayed"} == set()
+    assert acknowledged - set(arrived) == set(), "acknowledged, and lost"
+    assert {m for m, n in arrived.items() if n > 1 and not rows[m][1]} == set(), "unexplained"
+    assert len(acknowledged) > 10
+
+
+async def test_list_show_retry_and_drop(house: House) -> None:  # noqa: F811
+    house.path.write_text(
+        f'{house.path.read_text()}\n[delivery]\nmode = "queued"\nretry_first = "1h"\n'
+    )
+    house.sink.once("RCPT", "451 4.3.2 later", "451 4.3.2 later")
+    await house.serve()
+    code, out, err = await house.run("outbox", "list")
+    assert (code, out, err) == (0, "", "the outbox is empty\n")
+    refs = []
+    for n in range(2):
+        reply = await house.send(ANNA, message("orders", message_id=f"m{n}"))
+        refs.append(reply.rpartition("(ref ")[2].rstrip(")"))
+
+    async def tried() -> bool:
+        _, listed, _ = await house.run("outbox", "list", "--json")
+        return [row["attempts"] for row in json.loads(listed)] == [1, 1]
+
+    await until(tried)
+    code, out, _ = await house.run("outbox", "list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [f"{ref}.1" for ref in refs]
+    assert "451 4.3.2 later" in out
+    assert ANNA not in out
+    code, out, _ = await house.run("outbox", "show", refs[0], "--json")
+    [row] = json.loads(out)
+    assert (row["state"], row["owed"], row["attempts"]) == ("waiting", True, 1)
+    code, out, _ = await house.run("outbox", "retry", refs[0])
+    assert (code, out) == (0, "1 due, 0 under way\n")
+    await house.sink.received(1)
+
+    async def gone() -> bool:
+        return (await house.run("outbox", "show", refs[0]))[0] == 1
+
+    await until(gone)
+    code, out, _ = await house.run("outbox", "drop", "--all", "--json")
+    assert (code, json.loads(out)) == (0, {"dropped": 1, "under_way": 0})
+    await house.sink.received(2)
+    notice = house.sink.messages[-1]
+    assert (notice.mail_from, notice.recipients) == (b"", (b"b@orders.acme.example",))
+    assert (await ended(house))["<m1@orders.acme.example>"] == ("failed", 0)
+    code, _, err = await house.run("outbox", "drop", refs[0])
+    assert (code, "nothing is unfinished" in err) == (1, True)
+    code, _, _ = await house.run("outbox", "retry")
+    assert code == 64
