@@ -8,7 +8,7 @@ UV ?= $(or $(shell command -v uv),.venv/bin/uv)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test check lint types fuzz bench docs lock clean setup setup-test
+.PHONY: help demo test check lint types fuzz bench corpus docs lock clean setup setup-test
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +32,11 @@ fuzz: setup-test ## 20,000 SMTP sessions out of a grammar (ARGS="--sessions 1000
 
 bench: setup-test ## Side-by-side runs, results as ratios (BENCH=upstream for one)
 	@set -e; for name in $(BENCH); do echo "== $$name"; .venv/bin/python -m bench.$$name $(ARGS); done
+
+corpus: setup-test ## All mails of CPython's tests and of four source distributions, fetched into build/
+	@.venv/bin/python -m pip download --quiet --no-deps --require-hashes --no-binary :all: \
+		--dest build/corpus -r tests/corpus/sdists.txt
+	@SLUIS_CORPUS=build/corpus exec .venv/bin/pytest -q -s tests/corpus/relayed.py $(ARGS)
 
 docs: setup ## Write docs/law anew from the packs
 	@.venv/bin/sluis policy docs --out docs/law
