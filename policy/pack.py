@@ -48,7 +48,10 @@ class Confidence(StrEnum):
 
 
 class PackError(ValueError):
-    """A pack cannot be read. `name` is the file, `line` 1-based (0: not known), `key` dotted."""
+    """A pack cannot be read. `name` is the file, `line` 1-based (0: not known), `key` dotted.
+
+    `words` says what is wrong with it; `str()` is all of these.
+    """
 
     def __init__(self, name: str, line: int, key: str, words: str) -> None:
         place = f"{name}:{line}" if line else name
@@ -56,6 +59,7 @@ class PackError(ValueError):
         self.name = name
         self.line = line
         self.key = key
+        self.words = words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,12 +234,20 @@ def pack_from(
 def packs_from(sources: Mapping[str, str], zones: Callable[[str], tzinfo]) -> Packs:
     """Read packs from texts by file name. Raises `PackError`."""
     by_id: dict[str, Pack] = {}
+    files: dict[str, str] = {}
     for name, text in sorted(sources.items()):
         pack = load_pack(text, name=name, zones=zones)
         if pack.id in by_id:
-            raise PackError(name, 0, "id", f"a pack {pack.id} exists already")
+            words = f"a pack {pack.id} exists already, in {files[pack.id]}"
+            raise PackError(name, _lines(text).get(("id",), 1), "id", words)
         by_id[pack.id] = pack
-    return Packs(by_id)
+        files[pack.id] = name
+    try:
+        return Packs(by_id)
+    except PackError as error:  # it knows the pack, and this the file
+        name = files[error.name]
+        line = _lines(sources[name]).get((error.key,), 1)
+        raise PackError(name, line, error.key, error.words) from None
 
 
 def digest_of(content: Mapping[str, object]) -> str:
@@ -256,7 +268,7 @@ class _Reader:
 
     def error(self, path: Path, words: str) -> PackError:
         dotted = ".".join(str(part) for part in path)
-        line = 0
+        line = 1 if self.lines else 0  # what is missing at the top is missing from its start on
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
                 line = self.lines[path[:end]]
@@ -401,9 +413,10 @@ class _Reader:
             may=parameters + "dormant_months event gates conditions note",
         )
         self.text(top, path, "note")
-        allows = self.word(top["allows"], (*path, "allows"), Reason)
-        if allows not in _ALLOWS:
-            raise self.error((*path, "allows"), "not a reason for which a rule can allow")
+        if top["allows"] not in _ALLOWS:
+            words = f"{top['allows']!r} is not one of " + ", ".join(_ALLOWS)
+            raise self.error((*path, "allows"), words)
+        allows = Reason(str(top["allows"]))
         event_name = self.text(top, path, "event", "none")
         if event_name != "none" and event_name not in EVENT_TYPES:
             words = "expected one of none, " + ", ".join(EVENT_TYPES)
@@ -501,7 +514,7 @@ class _Reader:
             value, path, need="months", may="from by_stage lifetimes needs_review"
         )
         starts = table.get("from", [])
-        if not isinstance(starts, list) or not set(starts) <= {"acts", "mail"}:
+        if not isinstance(starts, list) or not all(start in ("acts", "mail") for start in starts):
             raise self.error((*path, "from"), "expected a list of acts, mail")
         by_stage = self.table(
             table.get("by_stage", {}), (*path, "by_stage"), need="", may=" ".join(Stage)
