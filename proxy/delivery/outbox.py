@@ -137,6 +137,11 @@ class Outbox:
             except StoreError as error:
                 log.store_failed(ref="", operation="outbox", error=str(error))
                 picked = []
+            except Exception as error:  # the one edge: what is owed must go on being tried
+                log.incident(ref="", error=error)
+                picked = []
+            if self._stopping:
+                return
             for due in picked:
                 task = asyncio.create_task(self._try(due))
                 self._running[due.row] = task
@@ -168,6 +173,8 @@ class Outbox:
         tried = Tried.DONE
         try:
             tried = await self._attempt(due)
+        except StoreDown:
+            self._stopping = True  # until restart; the next start takes it up
         finally:
             del self._running[due.row]
             if tried is Tried.NO_UPSTREAM:
