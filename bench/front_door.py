@@ -259,14 +259,15 @@ async def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     sink = Sink(keep=10)
     await sink.start()
+    good: list[bool] = []
     with tempfile.TemporaryDirectory() as folder:
         async with relay(Path(folder), sink.smtp_port, asked.megabytes + 5) as gate:
-            good = [
-                await idle(gate, asked.idle),
-                await slow(gate, asked.slow, asked.seconds),
-                await endless_line(gate, asked.megabytes),
-                await large_mail(gate, asked.megabytes),
-            ]
+            good.append(await idle(gate, asked.idle))
+            good.append(await slow(gate, asked.slow, asked.seconds))
+        # A fresh one, without memory to spare that others have left.
+        async with relay(Path(folder), sink.smtp_port, asked.megabytes + 5) as gate:
+            good.append(await endless_line(gate, asked.megabytes))
+            good.append(await large_mail(gate, asked.megabytes))
     await sink.close()
     return 0 if all(good) else 1
 

@@ -15,7 +15,7 @@ from proxy.envelope import Envelope
 from proxy.replies import Reply
 
 DIALOGS = sorted((Path(__file__).parent.parent / "dialogs").glob("*.smtp"))
-_ESCAPE = re.compile(rb"\\(x[0-9a-f]{2}|.)")
+_ESCAPE = re.compile(rb"\\(x[0-9a-f]{2}|\{[0-9]+\}.|.)")
 _ESCAPES = {b"r": b"\r", b"n": b"\n", b"0": b"\0", b"t": b"\t", b"\\": b"\\"}
 
 
@@ -24,6 +24,8 @@ def octets(text: str) -> bytes:
 
     def resolve(found: re.Match[bytes]) -> bytes:
         escape = found[1]
+        if escape[:1] == b"{":
+            return escape[-1:] * int(escape[1:-2])
         return bytes([int(escape[1:], 16)]) if escape[:1] == b"x" else _ESCAPES[escape]
 
     return _ESCAPE.sub(resolve, text.encode())
