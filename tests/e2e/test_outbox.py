@@ -3,6 +3,7 @@ no."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 from collections.abc import Callable, Coroutine
@@ -317,3 +318,104 @@ async def test_every_combination_is_answered_honestly_and_finished(
                 "blocked": State.BLOCKED,
             }
             assert states == [expected[kind] for kind in kinds], (kinds, reply)
+
+
+# -- one copy for several, and the other partial modes ---------------------------------------------
+
+
+async def test_one_copy_that_upstream_takes_for_some_of_its_people(world: Make) -> None:
+    w = await world(more=f"[delivery]\n{SOON}")
+    w.sink.once("RCPT", None, "451 4.2.1 busy", "550 5.1.1 no such user")
+    people = [ANNA, BRAM, HANS]
+    reply = await w.send(people, message("orders", message_id="some"), stream="orders")
+    assert reply.startswith("250 2.0.0 relayed 1 of 3, 1 queued, 1 failed"), reply
+    rows = await settled(w, reply)
+    assert [r.state for r in rows] == [State.RELAYED, State.RELAYED, State.FAILED]
+    assert [r.attempts for r in rows] == [1, 2, 1]
+    await finished(w)
+    assert [m.recipients for m in mails(w)] == [(ANNA.encode(),), (BRAM.encode(),)]
+    assert reported(w) == {HANS}
+
+
+async def test_all_or_nothing_queues_nothing_where_one_is_blocked(world: Make) -> None:
+    w = await world(more=f'{QUEUED}partial = "all-or-nothing"')
+    await w.know(ANNA, "opt-in", **OPT_IN)
+    reply = await w.send([ANNA, HANS], message())
+    assert reply.startswith("550 5.7.1"), reply
+    assert [r.state for r in await w.journal(reply)] == [State.RETURNED, State.BLOCKED]
+    assert (await w.sluis.store.unfinished()).counts == {}
+
+
+async def test_what_may_not_leave_now_waits_in_queued_mode(world: Make) -> None:
+    night = datetime(2026, 11, 24, 23, tzinfo=UTC)
+    now = [night]
+    news = 'id = "newsletter"\n'
+    hours = 'quiet_hours = "21:00-08:00"\ntimezone = "Europe/Amsterdam"\n'
+    w = await world(
+        more=QUEUED, clock=lambda: now[0], edit=lambda t: t.replace(news, f"{news}{hours}")
+    )
+    await w.know(ANNA, "opt-in", **OPT_IN)
+    reply = await w.send(ANNA, message(message_id="late"))
+    assert reply.startswith("250 2.0.0 queued"), reply
+    [row] = await w.sluis.store.outbox()
+    assert row.next_try == datetime(2026, 11, 25, 7, tzinfo=UTC)
+    assert w.sink.messages == []
+    now[0] = datetime(2026, 11, 25, 7, 1, tzinfo=UTC)
+    [entry] = await settled(w, reply)
+    assert (entry.state, entry.attempts) == (State.RELAYED, 1)
+
+
+async def test_a_stream_may_queue_while_others_do_not(world: Make) -> None:
+    orders = 'id = "orders"\n'
+    w = await world(edit=lambda t: t.replace(orders, f'{orders}delivery = "queued"\n'))
+    await w.know(ANNA, "opt-in", **OPT_IN)
+    assert (await w.send(ANNA, message())).startswith("250 2.0.0 kept")
+    reply = await w.send(ANNA, message("orders"), stream="orders")
+    assert reply.startswith("250 2.0.0 queued"), reply
+    assert [r.state for r in await settled(w, reply)] == [State.RELAYED]
+
+
+async def test_the_metrics_of_the_outbox(world: Make) -> None:
+    w = await world(more='[delivery]\nmode = "queued"\nretry_first = "1h"')
+    w.sink.once("RCPT", "451 4.3.2 later")
+    await w.send(ANNA, message("orders"), stream="orders")
+
+    async def shown() -> bool:
+        text = w.sluis.telemetry.render()[0].decode()
+        waits = 'sluis_outbox_messages{state="waiting"} 1.0' in text
+        return waits and re.search(r"sluis_outbox_oldest_seconds [1-9]", text) is not None
+
+    await until(shown)
+
+
+async def test_opt_outs_during_the_load_win_over_every_later_attempt(world: Make) -> None:
+    """Attempts that were durable when the opt-out was answered may go on; none begins after it."""
+    w = await world(more=QUEUED, upstream_more="connections = 2")
+    people = [f"p{i}@example.nl" for i in range(10)]
+    for person in people:
+        await w.know(person, "opt-in", **OPT_IN)
+    begun: dict[str, set[str]] = {}
+
+    async def mails_to(person: str) -> list[str]:
+        return [await w.send(person, message(message_id=f"{person}.{i}")) for i in range(6)]
+
+    async def opt_out(person: str, after: int) -> None:
+        async def some() -> bool:
+            return w.sink.total >= after
+
+        await until(some)
+        await w.know(person, "objection", days=0, scope="marketing", via="one-click")
+        rows = await w.sluis.store.journal(exact=w.sluis.keys.pseudonym(person))
+        begun[person] = {row.ref for row in rows if row.attempts}
+
+    sending = [asyncio.create_task(mails_to(person)) for person in people]
+    await asyncio.gather(*(opt_out(person, 2 * i) for i, person in enumerate(people[:8])))
+    replies = [reply for done in await asyncio.gather(*sending) for reply in done]
+    await finished(w)
+    for person in people[:8]:
+        rows = await w.sluis.store.journal(exact=w.sluis.keys.pseudonym(person))
+        relayed = {row.ref for row in rows if row.state is State.RELAYED}
+        assert relayed <= begun[person], "an attempt began after the opt-out was answered"
+        assert {row.reason for row in rows if row.ref not in relayed} <= {"suppressed"}
+    assert sum(reply.startswith("250 ") for reply in replies) >= 12
+    assert sum(m.recipients[0].decode() in people[8:] for m in mails(w)) == 12
