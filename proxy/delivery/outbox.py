@@ -91,7 +91,7 @@ class OutboxState:
         if self._count >= limits.outbox_messages:
             return Reply(452, "4.3.1", "the outbox is full, try again")
         if limits.outbox_age is not None and self._age >= limits.outbox_age.total_seconds():
-            return Reply(421, "4.3.2", "mail taken before waits too long, try again")
+            return Reply(452, "4.3.1", "mail taken before waits too long, try again")
         return None
 
 
