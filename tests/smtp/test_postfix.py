@@ -1,14 +1,17 @@
-"""Postfix as a client in front of us (`relayhost`), and as the upstream behind us."""
+"""Postfix as a client in front of us (`relayhost`); Postfix and Exim as the upstream behind us."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import smtplib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from exim import exim, usable
 from front_door import PATIENCE, Auth, Tls, authority_file, front_door, settings_for
 from grammar_fuzz import _ENDS, Counters, RelayingGate
 from postfix import USABLE, postfix
@@ -19,12 +22,14 @@ from proxy.replies import Reply
 from proxy.sink import Sink
 from proxy.smtp.server import serve_listener
 
-pytestmark = pytest.mark.skipif(not USABLE, reason="needs Postfix, and root to start it")
+needs_postfix = pytest.mark.skipif(not USABLE, reason="needs Postfix, and root to start it")
+needs_exim = pytest.mark.skipif(not usable(), reason="needs Exim, and root to start it")
 
 TO = ["anna@example.nl", "bram@example.nl"]
 MAIL = b"Subject: Hallo\r\n\r\nA letter.\r\n.a line with a dot\r\n..two\r\n"
 
 
+@needs_postfix
 @pytest.mark.parametrize("tls", ["none", "starttls"])
 def test_in_front_of_us(tmp_path: Path, tls: Tls) -> None:
     auth: Auth = "required" if tls == "starttls" else "none"
@@ -62,6 +67,7 @@ def test_in_front_of_us(tmp_path: Path, tls: Tls) -> None:
                 assert len(got.envelope.notices) == len(to)
 
 
+@needs_postfix
 def test_a_refusal_reaches_who_handed_in() -> None:
     """A recipient that we refuse is bounced by Postfix with our words."""
     with front_door() as door:
@@ -79,15 +85,31 @@ def test_a_refusal_reaches_who_handed_in() -> None:
             assert b"Diagnostic-Code: smtp; 550 5.7.1 no-basis" in bounce.content
 
 
+@contextlib.contextmanager
+def behind(kind: str, relay: int) -> Iterator[int]:
+    """The port of a server that relays to `relay`."""
+    if kind == "exim":
+        with exim(relay) as port:
+            yield port
+    else:
+        with postfix(relay) as running:
+            yield running.port
+
+
 @pytest.mark.parametrize("bare", ["refuse", "normalise"])
-async def test_behind_us_every_smuggling_variant(bare: Literal["refuse", "normalise"]) -> None:
+@pytest.mark.parametrize(
+    "kind", [pytest.param("postfix", marks=needs_postfix), pytest.param("exim", marks=needs_exim)]
+)
+async def test_behind_us_every_smuggling_variant(
+    kind: str, bare: Literal["refuse", "normalise"]
+) -> None:
     """Postfix as Debian ships it takes bare LF for a line end; it never sees one of ours."""
     sink = Sink()
     await sink.start()
-    relay_ = postfix(sink.smtp_port)
-    relay = await asyncio.to_thread(relay_.__enter__)
+    server = behind(kind, sink.smtp_port)
+    port = await asyncio.to_thread(server.__enter__)
     pool = Pool(
-        [Upstream(address=f"127.0.0.1:{relay.port}", tls="none")],
+        [Upstream(address=f"127.0.0.1:{port}", tls="none")],
         hostname="gate.example",
         telemetry=Counters(),
     )
@@ -124,7 +146,7 @@ async def test_behind_us_every_smuggling_variant(bare: Literal["refuse", "normal
         await door.drain(1)
         door.close()
         await pool.close()
-        await asyncio.to_thread(relay_.__exit__, None, None, None)
+        await asyncio.to_thread(server.__exit__, None, None, None)
         await sink.close()
 
 
