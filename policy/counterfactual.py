@@ -153,7 +153,8 @@ def _of_opt_in(
     elif condition == "double-opt-in":
         yield _set(event, "confirmed_at", event.at)
     elif condition == "valid-until":
-        yield _set(event, "valid_until", None)
+        now = _words(detail.valid_until)
+        yield _event_change(event, "valid_until", now, "none", {"valid_until": None})
     elif condition in ("term", "own-term"):
         yield _act(facts)
     elif condition == "awake":
@@ -346,6 +347,8 @@ def _words(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, StrEnum):
         return value.value
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     if isinstance(value, tuple):
         return ", ".join(str(item) for item in value) or "any"
     return str(value)

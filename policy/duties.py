@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from policy.model import Message, Reason, Unsubscribe
 from policy.pack import Duties, Label
 
+#: What the duties are called in a trace.
+RULE = "duties"
+
 
 def unmet(
     duties: Duties, message: Message, reasons: Sequence[Reason], obligations: dict[str, None]

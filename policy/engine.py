@@ -15,6 +15,7 @@ from typing import cast
 from policy import overlay
 from policy.basis import Case, Condition, dormant_from, term_end, term_needs_review, valid_end
 from policy.counterfactual import changes
+from policy.duties import RULE as DUTIES
 from policy.duties import unmet
 from policy.jurisdiction import Jurisdiction, jurisdiction
 from policy.ledger import Class, Ledger, Suppression, class_of, suppression
@@ -318,7 +319,7 @@ class _Run:
         if duty is None:
             return None
         reason, cite = duty
-        self.steps.append(Step(pack.id, "duties", reason, _NO, "", "missing"))
+        self.steps.append(Step(pack.id, DUTIES, reason, _NO, "", "missing"))
         return replace(self.result(Verdict.BLOCK, reason, pack, findings[0]), cite=cite)
 
     def tightened(self, decision: Decision) -> Decision:

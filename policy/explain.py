@@ -11,11 +11,14 @@ import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
+from policy.duties import RULE as DUTIES
 from policy.model import Answer, Change, Decision, Reason, Step, Verdict
 from policy.overlay import RULE as OVERLAY
-from policy.phrases import CONDITIONS, DETAILS, REASONS, VALUES, Phrase
+from policy.phrases import CONDITIONS, DETAILS, REASONS, VALUES, VOCABULARY, Phrase
 
 _DUTCH = "nl"
+#: Where products, topics and functions stand, which are the operator's own words.
+_FREE_DETAILS = ("products", "product ", "topics", "function", "evidence", "lists")
 
 
 def sentence(decision: Decision, language: str = "en") -> str:
@@ -100,6 +103,8 @@ def _line(step: Step, language: str) -> str:
         name = REASONS[Reason(step.condition)].words
     words = _in(name, language) if name is not None else step.condition
     where = "/".join(part for part in (step.pack, step.rule) if part)
+    if step.rule == DUTIES:  # its words say what is wrong already
+        return f"  - {words} [{where}]"
     detail = _detail(step.detail, language)
     text = f"  - {words}: {say[step.answer]}"
     if detail:
@@ -109,6 +114,7 @@ def _line(step: Step, language: str) -> str:
 
 def _change(change: Change, language: str) -> str:
     say = _DUTCH_LINES if _dutch(language) else _ENGLISH_LINES
+    # Fields and their values stay as they are written in an import or over the API.
     now, needed = (_value(value, language) for value in (change.now, change.needed))
     return "  - " + say["change"].format(fact=_fact(change.fact, language), now=now, needed=needed)
 
@@ -129,12 +135,19 @@ def _detail(detail: str, language: str) -> str:
     for pattern, template in DETAILS:
         found = re.fullmatch(pattern, detail)
         if found:
-            return template.format(*(_value(value, language) for value in found.groups()))
+            known = not pattern.startswith(_FREE_DETAILS)
+            return template.format(*(_value(value, language, known) for value in found.groups()))
     return detail
 
 
-def _value(value: str, language: str) -> str:
-    return VALUES.get(value, value) if _dutch(language) else value
+def _value(value: str, language: str, known: bool = False) -> str:
+    """`known`: it may be a word of the vocabulary, and is not somebody's own."""
+    if not _dutch(language):
+        return value
+    translated = VALUES.get(value)
+    if translated is None and known:
+        return ", ".join(VOCABULARY.get(item, item) for item in value.split(", "))
+    return value if translated is None else translated
 
 
 def _in(phrase: Phrase, language: str) -> str:
@@ -163,7 +176,7 @@ _ENGLISH_LINES: Mapping[str, str] = {
     Answer.YES: "yes",
     Answer.NO: "no",
     Answer.UNKNOWN: "cannot be told",
-    "at": "Decided for {}.",
+    "at": "Decided for sending at {}.",
     "rule": "Pack {pack}, rule {rule}.",
     "pack": "Pack {pack}; no rule applied.",
     "cite": "Article: {}.",
@@ -189,7 +202,7 @@ _DUTCH_LINES: Mapping[str, str] = {
     Answer.YES: "ja",
     Answer.NO: "nee",
     Answer.UNKNOWN: "niet vast te stellen",
-    "at": "Beslist voor {}.",
+    "at": "Beoordeeld voor verzending op {}.",
     "rule": "Pakket {pack}, regel {rule}.",
     "pack": "Pakket {pack}; geen regel was van toepassing.",
     "cite": "Artikel: {}.",
@@ -197,7 +210,7 @@ _DUTCH_LINES: Mapping[str, str] = {
     "elsewhere": "bij een andere afzender",
     "entry": "Beslist door de vastlegging {}.",
     "until": "Geldt tot {}.",
-    "from": "niet voor {}",
+    "from": "niet vóór {}",
     "From": "Het mag weg vanaf {}.",
     "facts": "Wat klopt:",
     "missed": "Wat niet klopt:",

@@ -329,7 +329,7 @@ CONDITIONS: Mapping[str, Phrase] = {
     "products": Phrase("products covered", "producten gedekt"),
     "channel": Phrase("for e-mail", "voor e-mail"),
     "designated": Phrase("published for this purpose", "voor dit doel bekendgemaakt"),
-    "charitable": Phrase("a gift covers this purpose", "een gift dekt dit doel"),
+    "charitable": Phrase("the dealing covers this purpose", "de relatie dekt dit doel"),
     "sole-charitable": Phrase("solely charitable", "uitsluitend voor het goede doel"),
     "function": Phrase("concerns the function", "gaat de functie aan"),
     "no-spam-notice": Phrase("no notice against mail", "geen verbod op reclame vermeld"),
@@ -366,6 +366,8 @@ DETAILS: tuple[tuple[str, str], ...] = (
     ("given to this sender", "gegeven aan deze afzender"),
     ("given to another sender", "gegeven aan een andere afzender"),
     ("box unknown", "vakje onbekend"),
+    ("box none", "zonder vakje"),
+    ("box (paper|oral)", "{}"),
     ("box (.+)", "vakje {}"),
     (
         "stage (.+), paid (.+), indirect remuneration (.+)",
@@ -416,7 +418,7 @@ DETAILS: tuple[tuple[str, str], ...] = (
     ),
     ("account abandoned (.+?), since (.+)", "account verlaten {}, sinds {}"),
     ("no (opt-in|relationship|published address) recorded", "geen {} vastgelegd"),
-    ("kind (.+)", "soort {}"),
+    ("kind (.+)", "{}"),
     ("legal person (.+)", "rechtspersoon {}"),
     ("country (.+)", "land {}"),
     ("local rules met (.+)", "aan regels ter plaatse voldaan {}"),
@@ -441,13 +443,61 @@ DETAILS: tuple[tuple[str, str], ...] = (
     ("third soft bounce of (.+)", "derde zachte bounce van {}"),
     (
         r"objection to (\S+) of (.+) at another sender",
-        "bezwaar ({}) van {} bij een andere afzender",
+        "bezwaar tegen {} van {} bij een andere afzender",
     ),
-    (r"objection to (\S+) of (.+)", "bezwaar ({}) van {}"),
+    (r"objection to (\S+) of (.+)", "bezwaar tegen {} van {}"),
     ("complaint of (.+)", "klacht van {}"),
 )
 
+# The words of the closed lists of `policy.model`, in Dutch.
+VOCABULARY: Mapping[str, str] = {
+    "email": "e-mail",
+    # box
+    "unticked": "door de persoon zelf aangevinkt",
+    "preticked": "vooraf aangevinkt",
+    "paper": "op papier",
+    "oral": "mondeling",
+    # stage
+    "purchase": "aankoop",
+    "subscription": "abonnement",
+    "donation": "donatie",
+    "support": "steun",
+    "negotiation": "onderhandeling",
+    "inquiry": "aanvraag",
+    "contest": "prijsvraag",
+    "cart": "winkelwagen",
+    # how objection was offered
+    "box": "een vakje",
+    "preticked-box": "een vooraf aangevinkt vakje",
+    "sentence": "een zin",
+    "terms-only": "alleen de voorwaarden",
+    # kind
+    "consumer": "consument",
+    "sole-trader": "eenmanszaak",
+    "company-named": "bedrijf (adres op naam)",
+    "company-generic": "bedrijf (algemeen adres)",
+    "public-body": "overheidsinstantie",
+    # purpose of a message, and of a published address
+    "commercial": "commercieel",
+    "charitable": "liefdadig",
+    "ideal": "ideëel",
+    "supplier-offers": "aanbiedingen van leveranciers",
+    "charity-appeals": "oproepen van goede doelen",
+    "general-contact": "algemeen contact",
+    "trade-register": "het handelsregister",
+    "role-contact": "contact in de functie",
+    "professional-contact": "zakelijk contact",
+    "press": "de pers",
+    "job-applications": "sollicitaties",
+    # scope of an objection
+    "topic": "een onderwerp",
+    "stream": "een stroom",
+    "marketing": "reclame",
+    "everything": "alles",
+}
+
 VALUES: Mapping[str, str] = {
+    "registry": "register",
     "yes": "ja",
     "no": "nee",
     "none": "geen",

@@ -140,7 +140,7 @@ def test_an_explanation_reads_like_this() -> None:
     lines = explain(decision, at=NOW).splitlines()
     assert lines[:5] == [
         "Blocked (no-objection-offered): no way to object was offered at collection.",
-        "Decided for 2026-11-24 12:00:00 UTC.",
+        "Decided for sending at 2026-11-24 12:00:00 UTC.",
         f"Pack {PACKS['nl'].label}, rule soft-opt-in.",
         "Article: Tw 11.7(4).",
         "Decided by the entry e1.",
@@ -170,3 +170,45 @@ def test_what_is_deferred_is_said_so() -> None:
     decision = m.Decision(verdict=m.Verdict.DEFER, reason=m.Reason.QUIET_HOURS)
     assert explain(decision, at=NOW).startswith("Deferred (quiet-hours)")
     assert explain(decision, "nl", at=NOW).startswith("Uitgesteld (quiet-hours)")
+
+
+def case_of(text: str) -> m.Facts:
+    head = 'id = "one"\nat = 2026-11-24T12:00:00Z\nsender = "A"\n'
+    tail = 'recipient = { country = "NL", kind = "consumer" }\nexpect = { verdict = "block", '
+    (case,) = cases_from(f'[[case]]\n{head}{tail}reason = "held" }}\n{text}', name="x")
+    return case.facts
+
+
+def test_dutch_speaks_dutch_but_leaves_the_operators_own_words() -> None:
+    both = """
+message = { category = "marketing", products = ["support"], topics = ["contest"] }
+events = [
+    { type = "opt-in", at = 2026-05-01T00:00:00Z, box = "paper", topics = ["press"] },
+    { type = "relationship", at = 2026-05-01T00:00:00Z, stage = "contest", products = ["cart"] },
+]
+"""
+    text = explain(decide(case_of(both), PACKS), "nl", at=NOW)
+    assert "actieve handeling: ja, op papier" in text
+    assert "een verkoop die telt: nee, stadium prijsvraag" in text
+    assert "soort ontvanger: nee, consument" in text
+    assert "onderwerpen press; bericht over contest" in text
+    objected = """
+message = { category = "marketing" }
+events = [{ type = "objection", at = 2026-05-01T00:00:00Z, scope = "everything" }]
+"""
+    assert "bezwaar tegen alles van" in explain(decide(case_of(objected), PACKS), "nl", at=NOW)
+
+
+def test_a_missing_duty_is_said_once_and_an_end_can_be_none() -> None:
+    hidden = """
+message = { category = "marketing", unsubscribe = "phone" }
+events = [{ type = "opt-in", at = 2026-05-01T00:00:00Z, box = "paper" }]
+"""
+    lines = explain(decide(case_of(hidden), PACKS), at=NOW).splitlines()
+    assert "  - no way to unsubscribe is shown [nl/duties]" in lines
+    over = """
+message = { category = "marketing" }
+events = [{ type = "opt-in", at = 2026-05-01T00:00:00Z, box = "paper", valid_until = 2026-11-01 }]
+"""
+    (change,) = decide(case_of(over), PACKS, counterfactual=True).counterfactual
+    assert (change.now, change.needed) == ("2026-11-01", "none")
