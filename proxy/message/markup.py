@@ -12,22 +12,26 @@ import html
 import re
 from dataclasses import dataclass
 
+# A repeated group costs some hundred octets of memory each time: none is without a bound.
+#: White space and attributes of one tag; one that has more is read as cut by the end.
+_MOST = 2_000
 # After a tag's name: white space and slashes, and attributes with or without a value.
-_ATTRIBUTES = r"""(?>(?:
+_ATTRIBUTES = rf"""(?>(?:
       [\s/]+
     | (?>[^\s/>=]+|=[^\s/>=]*)
       (?>(?:\s*=\s*(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^\s>"'][^\s>]*)?)?)
-    )*)"""
+    ){{0,{_MOST}}})"""
 _MARKUP = re.compile(
     rf"""
-      (?P<text>(?>(?:[^<]+|<(?![A-Za-z!?]|/(?!\Z)))+))
+      (?P<text>(?>(?:[^<]+|<(?![A-Za-z!?]|/(?!\Z))){{1,{_MOST}}}))
     | <(?P<end>/?)(?P<tag>(?i:a|area|img|template))(?=[\s/>])
       (?P<attributes>{_ATTRIBUTES})(?P<kept>>)
     # Elements whose content is text and not shown as such; their own end tag ends it.
     | <(?P<raw>(?i:script|style|title|textarea|xmp|iframe|noembed|noframes))(?=[\s/>]){_ATTRIBUTES}>
-      [^<]*+(?>(?:<(?!/(?i:(?P=raw))[\s/>])[^<]*)*)
+      .*?(?=</(?i:(?P=raw))[\s/>]|\Z)
+    | </(?P<page>(?i:body|html))(?=[\s/>]){_ATTRIBUTES}>
     | </?(?P<other>[A-Za-z][^\s/>]*+){_ATTRIBUTES}>
-    | <!--(?:-?>|(?>(?:[^-]+|-(?!-!?>))*)(?:--!?>|\Z))
+    | <!--(?:-?>|.*?(?:--!?>|\Z))
     | <(?:[!?]|/(?![A-Za-z]))[^>]*+(?:>|\Z)
     # A tag that the end of the document cuts.
     | <.*+
@@ -87,6 +91,10 @@ def read(source: str) -> Page:
                     label.append("\n")
         elif group == "raw":
             pieces.append("\n")
+        elif group == "page":
+            pieces.append("\n")
+            if href is not None:
+                label.append("\n")
         elif group == "kept":
             tag, ending = match["tag"].lower(), bool(match["end"])
             if tag == "template":
@@ -122,10 +130,11 @@ def footer_at(source: str) -> int | None:
     depth = 0
     for match in _MARKUP.finditer(source):
         last = match
-        if match.lastgroup == "kept" and match["tag"].lower() == "template":
+        group = match.lastgroup
+        if group == "kept" and match["tag"].lower() == "template":
             depth = max(0, depth + (-1 if match["end"] else 1))
-        if match.lastgroup == "other" and not depth and source.startswith("</", match.start()):
-            ends[match["other"].lower()] = match.start()
+        elif group == "page" and not depth:
+            ends[match["page"].lower()] = match.start()
     for name in ("body", "html"):
         if name in ends:
             return ends[name]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
+import tracemalloc
 
 import pytest
+from growth import assert_linear
 from hypothesis import given
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
-from proxy.message.markup import Link, read
+from proxy.message.markup import Link, footer_at, read
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,26 @@ def _runs(values: list[str]) -> list[str]:
 )
 def test_work_is_linear(unit: str) -> None:
     source = "<a " * ("<" not in unit) + unit * (500_000 // len(unit))
-    begin = time.process_time()
-    read(source)
-    # Not a timing promise: a quadratic reading of half a megabyte would take minutes.
-    assert time.process_time() - begin < 10
+    assert_linear(read, source)
+    assert_linear(footer_at, source)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("<!--\n", "<", "< ", "</", "<!-- -", "a=b ", "x", "<script><", "<p>\n", "<b>", "=", "/"),
+        *("<a href=x>", "<template>", "-", "<a b='", "<title></titlex "),
+    ],
+)
+@pytest.mark.parametrize("start", ["", "<a ", "<!--", "<script>"])
+def test_memory_is_a_small_multiple_of_the_text(start: str, unit: str) -> None:
+    source = start + unit * (200_000 // len(unit))
+    for work in (read, footer_at):
+        tracemalloc.start()
+        try:
+            work(source)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # A group that repeats for each character takes 80 times the text.
+        assert peak < 16 * len(source)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from growth import assert_linear
 
 from proxy.message.header import index
 from proxy.message.mime import OpaqueError, Part, scan
@@ -119,12 +118,9 @@ def _nested(depth: int) -> bytes:
     ],
 )
 def test_opaque(content: bytes, why: str) -> None:
-    begin = time.process_time()
     with pytest.raises(OpaqueError) as caught:
         _scan(content)
     assert str(caught.value) == why
-    # Not a timing promise: a quadratic scan of these would take minutes.
-    assert time.process_time() - begin < 5
 
 
 def test_at_the_bounds() -> None:
@@ -143,6 +139,4 @@ def test_at_the_bounds() -> None:
     ],
 )
 def test_large_bodies_cost_one_pass(body: bytes) -> None:
-    begin = time.process_time()
-    _scan(_mail(body))
-    assert time.process_time() - begin < 5
+    assert_linear(lambda text: _scan(_mail(text)), body)
