@@ -321,6 +321,9 @@ class Judge:
             reply = f"{'550 5.7.1' if blocked else '451 4.7.1'} {sentence(decision)}"
             if decision.reason in _FOOTER_DUTIES and mail.body.stopped:
                 reply += f"; no footer: {mail.body.stopped}"
+            if mail.stream.implicit:
+                # Whoever reads this most likely forgot to name the domain, not to ask for consent.
+                reply += f"; no stream has {mail.unclaimed} in from_domains"
         return Case(
             n=n,
             address=address,

@@ -100,6 +100,12 @@ class Mail:
         return self.envelope.ref
 
     @property
+    def unclaimed(self) -> str:
+        """The From domain, or that of MAIL FROM, for the word that no stream lists it."""
+        sender = self.envelope.mail_from
+        return headers.from_domain(self.header) or (sender.domain if sender else "(none)")
+
+    @property
     def per_recipient(self) -> bool:
         """Whether each recipient's copy carries its own opt-out: marketing of an enforced stream,
         and what has a placeholder for it."""

@@ -66,6 +66,16 @@ async def test_a_block_names_reason_article_and_reference(world: Make) -> None:
     assert w.sink.messages == []
 
 
+async def test_mail_that_no_stream_claims_is_marketing_and_the_reply_names_the_domain(
+    world: Make,
+) -> None:
+    w = await world()
+    mail = message().replace(b"news.acme.example", b"shop.acme.example")
+    reply = await w.send(HANS, mail, mail_from="b@shop.acme.example")
+    assert reply.startswith("550 5.7.1 no-basis"), reply
+    assert "no stream has shop.acme.example in from_domains" in reply
+
+
 async def test_several_recipients_each_get_their_own_fate_and_copy(world: Make) -> None:
     w = await world()
     await w.know(ANNA, "opt-in", **OPT_IN)
