@@ -1,0 +1,1 @@
+"""Measurements, each run by its name: `make bench BENCH=front_door`."""
