@@ -9,13 +9,29 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from store_values import ANNA, BRAM, after, event, high, intake, only, opt_in, outcome, person, row
+from store_values import (
+    ALLOW,
+    ANNA,
+    BODY,
+    BRAM,
+    after,
+    event,
+    high,
+    intake,
+    notice,
+    only,
+    opt_in,
+    outcome,
+    person,
+    row,
+)
 
 from proxy.errors import StoreError
 from proxy.store.instance import InstanceLock
-from proxy.store.model import Result, Room, Store
+from proxy.store.model import Result, Room, Settlement, State, Store, Take
 from proxy.store.sqlite import open_sqlite
 
 
@@ -98,6 +114,60 @@ async def capped(store: Store, count: str, most: str) -> None:
             say(stale=ref)
 
 
+async def owe(store: Store, count: str) -> None:
+    """Take `count` mails three ways upon ourselves and finish what was taken before."""
+    say(recovered=await store.recover())
+    for i in range(int(count)):
+        ref = f"{os.getpid()}-{i}"
+        rows = (
+            row(f"{ref}/q", ANNA, state=State.WAITING),
+            row(f"{ref}/b", BRAM, n=2, state=State.BLOCKED),
+        )
+        told = notice((f"{ref}/b", State.BLOCKED), ref=f"{ref}-b")
+        new = intake(f"{ref}-q", rows, high=await high(store))
+        await store.claim(replace(new, body=BODY, notice=told))
+        say(queued=f"{ref}-q", notice=f"{ref}-b")
+        pair = [row(f"{ref}/1", ANNA), row(f"{ref}/2", BRAM, n=2)]
+        claimed = await store.claim(intake(f"{ref}-p", pair, high=await high(store)))
+        first, second = claimed.fates
+        await store.record([outcome(first)])
+        await store.settle(
+            Settlement(
+                outcomes=(outcome(second, Result.TEMPORARY),),
+                owe=((second.row, second.attempt),),
+                body=BODY,
+                notice=notice((f"{ref}/x", State.FAILED), ref=f"{ref}-f"),
+                at=after(1),
+            )
+        )
+        say(settled=f"{ref}-p", notice=f"{ref}-f")
+        single = intake(f"{ref}-w", row(f"{ref}/w"), high=await high(store))
+        fate = only(await store.claim(single))
+        await store.settle(Settlement(owe=((fate.row, 1),), body=BODY, at=after(1)))
+        say(owed=f"{ref}-w")
+        await store.record([outcome(fate)])
+        say(done=f"{ref}-w")
+        for due in (await store.due(after(60), 2))[:2]:
+            found = await store.owed(due.row)
+            if found is None:
+                continue
+            taken = await store.take(
+                Take(
+                    row=due.row,
+                    attempts=due.attempts,
+                    subject=found.subject,
+                    state=State.ATTEMPTING,
+                    decision=ALLOW,
+                    facts="{}",
+                    high=await high(store),
+                    dedupe_from=after(-86400),
+                    at=after(60),
+                )
+            )
+            await store.record([outcome(only(taken), at=after(61))])
+            say(done=due.ref, n=due.n)
+
+
 ACTIONS = {
     "object": object_,
     "mail": mail,
@@ -105,6 +175,7 @@ ACTIONS = {
     "once": once,
     "hold": hold,
     "capped": capped,
+    "owe": owe,
 }
 
 

@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 from policy.model import Basis, Box, Decision, Detail, Objection, OptIn, Reason, Verdict, Via
 from proxy.store.model import (
+    Body,
     Intake,
     IntakeResult,
     NewEvent,
     NewRow,
+    Notice,
     Outcome,
     Reattempt,
     Result,
@@ -203,3 +205,42 @@ async def high(store: Store) -> int:
 async def states(store: Store, ref: str) -> list[State]:
     """The states of a transaction's rows."""
     return [entry.state for entry in await store.journal(ref=ref)]
+
+
+BODY = Body('{"v":1}', b"Subject: x\r\n\r\nhello\r\n")
+SUBMITTER = Subject("acme", "exact:news", "wide:news")
+
+
+def notice(*covers: tuple[str, State], ref: str = "dsn", since: float = -86400) -> Notice:
+    """A notice of ours about these copies."""
+    return Notice(
+        covers=covers,
+        submission=Submission(
+            ref=ref,
+            received_at=T0,
+            submitter="user:shop",
+            listener="127.0.0.1:2525",
+            mail_from="",
+            message_id=f"<{ref}@gate.acme.example>",
+            content_hash="11" * 32,
+            size=99,
+            stream="newsletter",
+            sender="acme",
+            category="marketing",
+            mode="enforce",
+            class_source="notice",
+        ),
+        row=NewRow(
+            n=1,
+            copy=1,
+            subject=SUBMITTER,
+            address="news@acme.example",
+            copy_key=f"notice-{ref}",
+            state=State.WAITING,
+            decision=ALLOW,
+            facts="{}",
+            marketing=False,
+        ),
+        body=Body("{}", b"Subject: failed\r\n\r\n"),
+        since=after(since),
+    )

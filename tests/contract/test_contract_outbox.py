@@ -12,6 +12,7 @@ from store_values import (
     ALLOW,
     ANNA,
     BLOCK,
+    BODY,
     BRAM,
     DEFER,
     T0,
@@ -21,6 +22,7 @@ from store_values import (
     event,
     high,
     intake,
+    notice,
     only,
     outcome,
     relayed,
@@ -31,11 +33,9 @@ from store_values import (
 from policy.model import Decision
 from proxy.errors import StoreError
 from proxy.store.model import (
-    Body,
     Fate,
     IntakeResult,
     NewRow,
-    Notice,
     Outcome,
     Result,
     Room,
@@ -43,50 +43,10 @@ from proxy.store.model import (
     Settlement,
     State,
     Store,
-    Subject,
-    Submission,
     Take,
 )
 
 pytest_plugins = ("store_factories",)
-
-BODY = Body('{"v":1}', b"Subject: x\r\n\r\nhello\r\n")
-SUBMITTER = Subject("acme", "exact:news", "wide:news")
-
-
-def notice(*covers: tuple[str, State], ref: str = "dsn", since: float = -86400) -> Notice:
-    """A notice of ours about these copies."""
-    return Notice(
-        covers=covers,
-        submission=Submission(
-            ref=ref,
-            received_at=T0,
-            submitter="user:shop",
-            listener="127.0.0.1:2525",
-            mail_from="",
-            message_id=f"<{ref}@gate.acme.example>",
-            content_hash="11" * 32,
-            size=99,
-            stream="newsletter",
-            sender="acme",
-            category="marketing",
-            mode="enforce",
-            class_source="notice",
-        ),
-        row=NewRow(
-            n=1,
-            copy=1,
-            subject=SUBMITTER,
-            address="news@acme.example",
-            copy_key=f"notice-{ref}",
-            state=State.WAITING,
-            decision=ALLOW,
-            facts="{}",
-            marketing=False,
-        ),
-        body=Body("{}", b"Subject: failed\r\n\r\n"),
-        since=after(since),
-    )
 
 
 async def queued(

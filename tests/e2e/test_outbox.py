@@ -179,6 +179,26 @@ async def test_a_slow_5xx_after_250_is_reported(world: Make) -> None:
     assert reported(w) == {ANNA}
 
 
+async def test_a_slow_upstream_with_all_kinds_of_recipients(world: Make) -> None:
+    """At `inline_wait` one is taken, one refused, one blocked and one open: all in one commit."""
+    more = f'[delivery]\ninline_wait = "1500ms"\n{SOON}'
+    w = await world(more=more, upstream_more="connections = 3")
+    people = {"taken": ANNA, "failed": "cees@example.nl", "open": BRAM}
+    for person in people.values():
+        await w.know(person, "opt-in", **OPT_IN)
+    w.sink.once(".", None, "554 5.6.0 no", Step.SILENT)
+    reply = await w.send([*people.values(), HANS], message(message_id="mix"))
+    assert reply.startswith("250 2.0.0 relayed 1 of 4, 1 queued, 1 blocked, 1 failed"), reply
+    w.sink.drop()
+    states = sorted(r.state for r in await settled(w, reply))
+    assert states == [State.BLOCKED, State.FAILED, State.RELAYED, State.RELAYED]
+    await finished(w)
+    lost = {r.address for r in await w.journal(reply) if r.state is not State.RELAYED}
+    assert HANS in lost
+    assert reported(w) == lost
+    assert len([m for m in w.sink.messages if not m.mail_from]) == 1
+
+
 async def test_upstream_down_for_a_while_delays_and_loses_nothing(world: Make) -> None:
     w = await world(more=QUEUED, upstream_more="connections = 4")
     port = w.sink.smtp_port

@@ -9,8 +9,10 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import contract_path  # noqa: F401
@@ -253,3 +255,57 @@ async def test_a_process_killed_with_an_attempt_open_leaves_it_unknown(path: Pat
     fate = only(await store.claim(intake("retry", row("held"), high=await high(store))))
     assert (fate.fate, fate.ambiguous_retry) == (Fate.CLAIMED, True)
     await store.close()
+
+
+async def owed_is_whole(path: Path, reports: list[dict[str, object]]) -> None:
+    """What was said to be owed waits with its body or is at its end; no body outlives its mail."""
+    store = await open_sqlite(path, instance="a", owner=True)
+    await store.recover()
+    ends = {State.WAITING, State.RELAYED}
+    for report in reports:
+        for ref in (report.get("queued"), report.get("owed"), report.get("notice")):
+            if ref:
+                entry = (await store.journal(ref=str(ref)))[0]
+                assert entry.state in ends, report
+        if ref := report.get("settled"):
+            first, second = await store.journal(ref=str(ref))
+            assert first.state is State.RELAYED
+            assert second.state in ends
+        if ref := report.get("done"):
+            states = {e.n: e.state for e in await store.journal(ref=str(ref))}
+            assert states[int(str(report.get("n", 1)))] is State.RELAYED
+    for row_ in await store.outbox(limit=100_000):
+        assert row_.state is State.WAITING
+        assert row_.owed
+        assert await store.owed(row_.row) is not None, "owed, and its body is gone"
+    await store.close()
+    with closing(sqlite3.connect(path)) as db:
+        idle = db.execute(
+            "SELECT count(*) FROM body WHERE submission NOT IN (SELECT submission FROM delivery"
+            " WHERE owed = 1 AND state IN ('waiting', 'attempting'))"
+        ).fetchone()
+    assert idle == (0,)
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+async def test_a_kill_at_any_system_call_loses_nothing_owed(
+    strace: str, path: Path, call: str
+) -> None:
+    points = (3, 4, 5, 6, 7, 8, 11) if call == "fdatasync" else (9, 21, 34, 47, 60, 88, 120)
+    acknowledged = cut = 0
+    for when in points:
+        reports, trace = traced(
+            strace,
+            path.with_suffix(".trace"),
+            child(path, "owe", "2"),
+            "-e",
+            f"trace={call}",
+            "-e",
+            f"inject={call}:signal=SIGKILL:when={when}",
+            killed=True,
+        )
+        cut += any("killed by SIGKILL" in line for line in trace)
+        acknowledged += len(reports)
+        await owed_is_whole(path, reports)
+    assert cut >= len(points) - 2
+    assert acknowledged > len(points)
