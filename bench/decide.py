@@ -163,10 +163,13 @@ def rows_to_facts(example: Facts) -> Callable[[], Facts]:
     return once
 
 
-def rows_to_facts_cold(once: Callable[[], Facts]) -> Callable[[], Facts]:
+def rows_to_facts_cold(once: Callable[[], Facts], texts: bool) -> Callable[[], Facts]:
+    """The same for a person who was not read lately; `texts`: nor anybody with such entries."""
+
     def cold() -> Facts:
-        detail.cache_clear()
         instant.cache_clear()
+        if texts:
+            detail.cache_clear()
         return once()
 
     return cold
@@ -193,7 +196,8 @@ def subjects(packs: Packs) -> list[Measured]:
         ("at RCPT, one jurisdiction", lambda: refuse_early(one, packs), 60),
         ("country unknown, all packs", lambda: decide(everywhere, packs), 150),
         ("rows to facts", built, 100),
-        ("rows to facts, nothing of it seen before", rows_to_facts_cold(built), 0),
+        ("rows to facts, a person not read lately", rows_to_facts_cold(built, False), 0),
+        ("rows to facts, nor a text like theirs", rows_to_facts_cold(built, True), 0),
         ("the reply's text", lambda: sentence(blocked), 0),
         ("with the counterfactual, no basis", lambda: decide(none, packs, counterfactual=True), 0),
     ]

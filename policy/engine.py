@@ -214,7 +214,7 @@ class _Run:
             for event in self.ledger.permits[rule.event]:
                 failed = self.ask(case, rule, event)
                 if failed is None:
-                    ends_at = _ends_at(case, rule, event)
+                    ends_at = _ends_at(case, rule, event, own=bool(self.own))
                     holding.append(_Finding(True, rule.allows, rule, event, ends_at))
                     continue
                 place, condition = failed
@@ -432,13 +432,17 @@ def _told(words: str, value: bool | None) -> tuple[Answer, str]:
     return _NO, f"{words} {'yes' if value else 'no'}"
 
 
-def _ends_at(case: Case, rule: Rule, event: Event) -> datetime | None:
-    ends = [valid_end(case, event), overlay.own_end(case, rule, event)]
-    if rule.term is not None:
-        ends.append(term_end(case, rule, event))
-    if rule.dormant_months is not None:
-        ends.append(dormant_from(case, rule, event))
-    return min([end for end in ends if end is not None], default=None)
+def _ends_at(case: Case, rule: Rule, event: Event, *, own: bool) -> datetime | None:
+    """When this basis ends; `own`: the operator has terms too."""
+    found = valid_end(case, event)
+    for end in (
+        term_end(case, rule, event) if rule.term is not None else None,
+        dormant_from(case, rule, event) if rule.dormant_months is not None else None,
+        overlay.own_end(case, rule, event) if own else None,
+    ):
+        if end is not None and (found is None or end < found):
+            found = end
+    return found
 
 
 def _lasting(finding: _Finding) -> tuple[datetime, datetime, datetime, str]:

@@ -337,14 +337,7 @@ def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
     mails: dict[tuple[str, str], int] = {}
     unreadable: set[str] = set()
     for kind, id_, uid, sender, exact, wide, type_, at, recorded_at, evidence, fields in rows:
-        if kind == _TOP:
-            high = id_ or 0
-        elif kind == _MAIL:
-            mails[sender, exact] = at
-        elif kind == _ATTRIBUTE:
-            held = orjson.loads(fields)
-            attributes[sender, exact] = {k: v for k, (v, _) in held.items() if v is not None}
-        elif kind == _EVENT or id_ not in entries:
+        if kind == _EVENT or (kind == _SUPPRESSION and id_ not in entries):
             try:
                 what = detail(type_, fields if kind == _EVENT else _without_nulls(fields))
             except FieldError:
@@ -353,6 +346,13 @@ def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
             entries[id_] = (uid, sender, exact, at, recorded_at, evidence, what)
             by_wide[wide].append(id_)
             by_exact[exact].append(id_)
+        elif kind == _TOP:
+            high = id_ or 0
+        elif kind == _MAIL:
+            mails[sender, exact] = at
+        elif kind == _ATTRIBUTE:
+            held = orjson.loads(fields)
+            attributes[sender, exact] = {k: v for k, (v, _) in held.items() if v is not None}
     known = {}
     for s in subjects:
         mine = sorted({*by_wide.get(s.wide, ()), *by_exact.get(s.exact, ())})
