@@ -1,12 +1,17 @@
 """What signing costs a copy, beside what this machine's keys can do at all: ratios in one run.
 
-    python -m bench.sign [--copies 1000] [--rounds 5] [--kilobytes 10]
+    python -m bench.sign [--copies 1000] [--rounds 5] [--kilobytes 10] [--mails 100]
 
 A mail as it leaves for one person (16 fields, a body of plain text) is signed with both keys, as
 `proxy.message.sign` does it for each copy. Beside it, taking turns in every round because the
 machine's speed drifts: the bare signatures of the two keys over 32 octets, the same signatures
 without the loop and its threads, and dkimpy. "own" is all but the bare signatures. A ratio compares
 variants of one round; the median of the rounds is shown. Not measured: DNS, reading key files.
+
+Then the share of signing in the whole: Sluis without a key, with the RSA key and with both, each a
+whole relay in this process (SMTP in, SQLite, decision, SMTP out to a recording upstream), gets the
+same mails for one person over one connection, one after another, taking turns in every round. Time
+is that of the clock and that of the processor, client and upstream included.
 """
 
 from __future__ import annotations
@@ -14,11 +19,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import smtplib
 import statistics
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dkim as dkimpy
 from cryptography.hazmat.primitives import serialization
@@ -27,8 +36,17 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from policy.address import parse
+from policy.events import detail_from
+from proxy import log
+from proxy.app import running
+from proxy.clock import utc_now
+from proxy.config import load
+from proxy.config.signing import PrivateKey
 from proxy.message.canonical import BodyHash, Piece
 from proxy.message.sign import Key, Signer, Signing, cover
+from proxy.sink import Sink
+from proxy.store.model import NewAttributes, NewEvent
 
 AT = datetime(2026, 11, 24, 8, tzinfo=UTC)
 LINE = b"A line of text, as long as lines of text are in a newsletter.\r\n"
@@ -180,14 +198,137 @@ async def run(copies: int, rounds: int, kilobytes: int) -> None:
     case.signer.close()
 
 
+CONFIG = """\
+[server]
+hostname = "gate.acme.example"
+data_dir = "{folder}/data"
+development = true
+[[listeners]]
+address = "127.0.0.1:0"
+trusted_networks = ["127.0.0.0/8"]
+[[upstreams]]
+address = "127.0.0.1:{upstream}"
+tls = "none"
+messages_per_connection = 100000
+[http]
+public = "127.0.0.1:0"
+public_url = "http://mail.acme.example"
+admin = "127.0.0.1:0"
+[[senders]]
+id = "acme"
+name = "Acme Schoenen B.V."
+country = "NL"
+postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
+contact = "privacy@acme.example"
+[[streams]]
+id = "newsletter"
+sender = "acme"
+category = "marketing"
+topics = ["newsletter"]
+from_domains = ["news.acme.example"]
+[limits]
+messages_per_connection = 100000
+"""
+RELAYS = {"no key": (), "RSA": ("s1",), "RSA and Ed25519": ("s1", "e1")}
+
+
+@asynccontextmanager
+async def relay(folder: Path, keys: dict[str, PrivateKey]) -> AsyncIterator[int]:
+    """A whole Sluis that knows one person; its port."""
+    async with AsyncExitStack() as stack:
+        sink = Sink()
+        await sink.start()
+        stack.push_async_callback(sink.close)
+        text = CONFIG.format(folder=folder, upstream=sink.smtp_port)
+        for selector, key in keys.items():
+            pem = key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+            (folder / f"{selector}.pem").write_bytes(pem)
+            text += f'[[dkim.keys]]\ndomain = "acme.example"\nselector = "{selector}"\n'
+            text += f'key_file = "{selector}.pem"\n'
+        (folder / "sluis.toml").write_text(text)
+        sluis = await stack.enter_async_context(running(load(folder / "sluis.toml", {})))
+        now = utc_now()
+        subject = sluis.keys.subject("acme", parse("anna@example.nl"))
+        event = NewEvent(
+            uid="1",
+            subject=subject,
+            detail=detail_from("opt-in", {"box": "unticked", "topics": ["newsletter"]}),
+            at=now - timedelta(days=10),
+            recorded_at=now,
+            evidence="form:1",
+            address="anna@example.nl",
+        )
+        person = NewAttributes(
+            subject=subject,
+            at=now - timedelta(days=10),
+            values={"country": "NL", "kind": "consumer"},
+        )
+        await sluis.store.append([event], [person])
+        yield sluis.smtp_ports[0]
+
+
+def send(port: int, mails: list[bytes]) -> tuple[float, float]:
+    """Clock and processor time of one mail, in ms."""
+    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+        client.ehlo("app.acme.example")
+        started, cpu = time.perf_counter(), time.process_time()
+        for mail in mails:
+            client.sendmail("b@news.acme.example", ["anna@example.nl"], mail)
+        clock, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return clock / len(mails) * 1e3, cpu / len(mails) * 1e3
+
+
+async def share(count: int, rounds: int, kilobytes: int) -> None:
+    """What a whole mail costs with and without keys."""
+    log.configure("error", "json")
+    keys: dict[str, PrivateKey] = {
+        "s1": generate_private_key(65537, 2048),
+        "e1": Ed25519PrivateKey.generate(),
+    }
+    body = LINE * (kilobytes * 1024 // len(LINE))
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in RELAYS}
+    async with AsyncExitStack() as stack:
+        ports = {}
+        for name, selectors in RELAYS.items():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            chosen = {s: keys[s] for s in selectors}
+            ports[name] = await stack.enter_async_context(relay(folder, chosen))
+        for number in range(rounds + 1):
+            mails = [
+                b"From: Acme <news@news.acme.example>\r\nTo: anna@example.nl\r\n"
+                b"Date: Tue, 24 Nov 2026 08:00:00 +0000\r\nSubject: Spring\r\n"
+                b"Message-ID: <%d.%d@news.acme.example>\r\n\r\n" % (number, n) + body
+                for n in range(count)
+            ]
+            for name, port in ports.items():
+                took = await asyncio.to_thread(send, port, mails)
+                if number:  # the first one warms up
+                    times[name].append(took)
+    print(f"\n{count} mails a round, {rounds} rounds; a mail: ms of the clock, ms of the processor")
+    for name, found in times.items():
+        clock, cpu = (statistics.median(pair[n] for pair in found) for n in (0, 1))
+        pairs = list(zip(found, times["no key"], strict=True))
+        more = [statistics.median(a[n] / b[n] for a, b in pairs) for n in (0, 1)]
+        print(
+            f"{name:20}{clock:8.2f} ms{cpu:8.2f} ms   "
+            f"share of signing {1 - 1 / more[0]:6.1%}, of the processor {1 - 1 / more[1]:6.1%}"
+        )
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--copies", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kilobytes", type=int, default=10)
+    parser.add_argument("--mails", type=int, default=100)
     arguments = parser.parse_args()
     asyncio.run(run(arguments.copies, arguments.rounds, arguments.kilobytes))
+    asyncio.run(share(arguments.mails, arguments.rounds, arguments.kilobytes))
 
 
 if __name__ == "__main__":
