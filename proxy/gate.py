@@ -216,13 +216,15 @@ class Gate:
         turn.promised = True
         open_ = dict(turn.open)
         try:
-            await self._write(turn)
+            owed = await self._write(turn)
         except StoreError as error:
             # 250 would be lost by a crash: the attempt goes on, and its retry joins it.
             self._store_trouble("settle", ref, error)
             return late
-        if any(n in turn.ends and turn.ends[n].end is not End.QUEUED for n in open_):
-            done, _ = await asyncio.wait({task}, timeout=_GRACE)  # its result came just now
+        ended = any(n in turn.ends and turn.ends[n].end is not End.QUEUED for n in open_)
+        if ended or not owed.issuperset(fate.row for fate in open_.values()):
+            # A result or a new decision came just now: what follows from it is the answer.
+            done, _ = await asyncio.wait({task}, timeout=_GRACE)
             return task.result() if done else late
         return answer(ref, turn.endings())
 
@@ -523,14 +525,15 @@ class Gate:
         elif turn.held:
             self._store.record_later([outcome for outcome, _ in turn.held.values()])
 
-    async def _write(self, turn: Turn) -> None:
+    async def _write(self, turn: Turn) -> set[int]:
+        """Make durable what a 250 rests on; the rows that are owed from here on."""
         mail = turn.mail
         if mail is None:
-            return
+            return set()
         held, owe = dict(turn.held), turn.owe()
         notice = await self._notices.about(mail, turn.lost())
         if not held and not owe and notice is None:
-            return
+            return set()
         settlement = Settlement(
             outcomes=tuple(outcome for outcome, _ in held.values()),
             owe=owe,
@@ -538,17 +541,19 @@ class Gate:
             notice=notice,
             at=self._clock(),
         )
-        await self._store.settle(settlement)
+        owed = await self._store.settle(settlement)
         turn.owed(held)
         if owe:
             self._outbox.ring()
+        return set(owed)
 
     async def _patiently(
-        self, operation: str, mail: Mail, write: Callable[[], Awaitable[None]]
+        self, operation: str, mail: Mail, write: Callable[[], Awaitable[object]]
     ) -> None:
         while True:
             try:
-                return await write()
+                await write()
+                return
             except (StoreDown, StoreRefused):
                 raise
             except StoreUnavailable as error:

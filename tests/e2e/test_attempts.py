@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from running_sluis import FOOTER, OPT_IN, World, message, until
 
 from proxy.errors import StoreUnavailable
 from proxy.sink import Step
-from proxy.store.model import IntakeResult, State
+from proxy.store.model import IntakeResult, Settlement, State
 
 pytest_plugins = ("running_sluis",)
 
@@ -106,3 +107,56 @@ async def test_a_body_that_takes_long_is_decided_again_before_its_dot(
         assert reply.startswith("250 "), reply
         assert (row.state, row.attempts) == (State.RELAYED, 2)
     assert len(w.sink.messages) == (not objects)
+
+
+async def test_what_could_not_be_made_durable_is_not_promised(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = '[delivery]\ninline_wait = "1s"\nretry_first = "50ms"'
+    w = await world(more=more)
+    content = message("orders", message_id="slow")
+    w.sink.once(".", Step.SILENT)
+    real = w.sluis.store.settle
+    asked = 0
+
+    async def in_trouble(settlement: Settlement) -> list[int]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise StoreUnavailable("full")
+        return await real(settlement)
+
+    monkeypatch.setattr(w.sluis.store, "settle", in_trouble)
+    reply = await w.send(ANNA, content, stream="orders")
+    assert reply.startswith("451 4.4.7"), reply
+    assert (await w.send(ANNA, content, stream="orders")).startswith("451 4.4.5")  # it joined
+    w.sink.drop()
+    # The attempt ended as unknown, and what had been promised to nobody is finished all the same.
+    await w.sink.received(1)
+    assert (await w.send(ANNA, content, stream="orders")).startswith("250 ")
+    assert len(w.sink.messages) == 1
+
+
+async def test_a_row_that_was_decided_again_just_then_is_not_promised(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = '[delivery]\ninline_wait = "1s"\nretry_first = "50ms"'
+    w = await world(more=more)
+    w.sink.once(".", Step.SILENT)
+    real = w.sluis.store.settle
+    asked = 0
+
+    async def missed(settlement: Settlement) -> list[int]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:  # another attempt of the row is under way than the one that was meant
+            other = tuple((row, attempt + 1) for row, attempt in settlement.owe)
+            return await real(replace(settlement, owe=other))
+        return await real(settlement)
+
+    monkeypatch.setattr(w.sluis.store, "settle", missed)
+    monkeypatch.setattr("proxy.gate._GRACE", 0.05)
+    reply = await w.send(ANNA, message("orders", message_id="slow"), stream="orders")
+    assert reply.startswith("451 4.4.7"), reply
+    w.sink.drop()
+    await w.sink.received(1)
