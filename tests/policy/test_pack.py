@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from policy.model import Reason
-from policy.pack import PackError, Packs, load_pack, packs_from
+from policy.pack import Pack, PackError, Packs, load_pack, packs_from
 from proxy.packs import builtin_packs, load_packs
 
 NL = (resources.files("policy") / "packs" / "nl.toml").read_text("utf-8")
@@ -187,3 +187,12 @@ def test_an_operators_pack_takes_the_place_of_the_shipped_one(tmp_path: Path) ->
 def test_an_empty_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PackError, match="no pack"):
         load_packs(tmp_path)
+
+
+@pytest.mark.parametrize("pack", builtin_packs(), ids=lambda pack: pack.id)
+def test_a_rule_is_read_on_one_screen(pack: Pack) -> None:
+    """What a reader scrolls past to see a rule whole, its comment included."""
+    text = (resources.files("policy") / "packs" / f"{pack.id}.toml").read_text("utf-8")
+    assert max(len(block.splitlines()) for block in text.split("\n[[rules]]")) <= 24
+    assert len(text.splitlines()) < 75
+    assert all(len(line) <= 120 for line in text.splitlines())
