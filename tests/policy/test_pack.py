@@ -189,7 +189,7 @@ def test_an_empty_directory_is_an_error(tmp_path: Path) -> None:
         load_packs(tmp_path)
 
 
-@pytest.mark.parametrize("pack", builtin_packs(), ids=lambda pack: pack.id)
+@pytest.mark.parametrize("pack", list(builtin_packs()), ids=lambda pack: pack.id)
 def test_a_rule_is_read_on_one_screen(pack: Pack) -> None:
     """What a reader scrolls past to see a rule whole, its comment included."""
     text = (resources.files("policy") / "packs" / f"{pack.id}.toml").read_text("utf-8")
