@@ -209,11 +209,22 @@ async def test_a_deferral_at_the_claim_waits_until_its_time(stores: Stores) -> N
 
 async def test_a_claim_whose_copy_was_relayed_elsewhere_sends_nothing(stores: Stores) -> None:
     store = await stores.open()
+    await relayed(store, "first", "k")
+    new = intake("q", row("k", state=State.WAITING), high=await high(store))
+    late = replace(new, body=BODY, dedupe_from=after(1))  # beyond the window, so owed anew
+    waits = only(await store.claim(late))
+    fate = only(await take(store, dedupe_from=T0))
+    assert (fate.fate, fate.ref) == (Fate.ANSWERED, "first")
+    assert await states(store, "q") == [State.RELAYED]
+    assert not await has_body(store, waits)
+
+
+async def test_a_late_acceptance_takes_the_waiting_row_along(stores: Stores) -> None:
+    store = await stores.open()
     first = only(await store.claim(intake("r", row("k"))))
     await store.record([outcome(first, Result.UNKNOWN)])
     waits = only(await queued(store))
     await store.record([outcome(first, at=after(30))])  # its reply came late
-    # A late 2xx takes the waiting row along at once.
     assert await states(store, "q") == [State.RELAYED]
     assert not await has_body(store, waits)
 
