@@ -36,8 +36,12 @@ from proxy.store.model import (
 from proxy.store.schema import body, compiled, delivery, each, notice, submission
 
 _WAITING = delivery.c.state == literal_column("'waiting'")
-_UNFINISHED = delivery.c.state.in_(
-    [literal_column(f"'{state}'") for state in ("attempting", "waiting", "held")]
+# In the words of the partial index `ux_delivery_live`: the journal is never scanned for it.
+_live = delivery.alias("live")
+_UNFINISHED = delivery.c.id.in_(
+    select(_live.c.id).where(
+        _live.c.state.in_([literal_column("'attempting'"), literal_column("'waiting'")])
+    )
 )
 _OF_SUBMISSION = delivery.join(submission, submission.c.id == delivery.c.submission)
 
