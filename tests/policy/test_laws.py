@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from policy import model as m
 from policy.engine import decide, refuse_early
 from policy.explain import explain, sentence
+from policy.pack import Packs
 from policy.vectors import cases_from
 from proxy.packs import builtin_packs
 
@@ -284,6 +285,55 @@ def test_an_objection_in_scope_blocks_marketing(
 @given(facts_, event(objections | st.builds(m.Complaint) | st.builds(m.Bounce)))
 def test_a_blocking_event_never_loosens(facts: m.Facts, no: m.Event) -> None:
     if decide(replace(facts, events=(*facts.events, no)), PACKS).allowed:
+        assert decide(facts, PACKS).allowed
+
+
+@many
+@given(facts_, st.lists(st.sampled_from(COUNTRIES), min_size=1, max_size=4), st.data())
+def test_one_more_country_never_loosens(
+    facts: m.Facts, candidates: list[str], data: st.DataObject
+) -> None:
+    def among(countries: list[str]) -> m.Decision:
+        sender = replace(facts.sender, candidate_countries=tuple(countries))
+        recipient = replace(facts.recipient, country=None)
+        return decide(replace(facts, sender=sender, recipient=recipient), PACKS)
+
+    fewer = among(candidates)
+    if among([*candidates, data.draw(st.sampled_from(COUNTRIES))]).allowed:
+        assert fewer.allowed
+    # The order names the reason, never the verdict.
+    assert among(data.draw(st.permutations(candidates))).verdict is fewer.verdict
+
+
+@many
+@given(facts_, st.sampled_from([pack.countries[0] for pack in PACKS]))
+def test_the_law_of_the_sender_never_loosens(facts: m.Facts, country: str) -> None:
+    def sent_from(home: str | None) -> m.Decision:
+        sender = replace(facts.sender, country=home)
+        recipient = replace(facts.recipient, country=country)
+        return decide(replace(facts, sender=sender, recipient=recipient), PACKS)
+
+    if sent_from("NL").allowed:
+        assert sent_from(None).allowed
+
+
+@many
+@given(facts_, st.randoms(use_true_random=False))
+def test_the_order_of_packs_is_irrelevant(facts: m.Facts, rng: random.Random) -> None:
+    shuffled = list(PACKS.by_id.items())
+    rng.shuffle(shuffled)
+    assert decide(facts, Packs(dict(shuffled))) == decide(facts, PACKS)
+
+
+@many
+@given(facts_, st.sampled_from(sorted(PACKS.by_id)), st.data())
+def test_a_pack_with_one_rule_less_never_loosens(
+    facts: m.Facts, id_: str, data: st.DataObject
+) -> None:
+    pack = PACKS[id_]
+    at = data.draw(st.integers(0, len(pack.rules) - 1))
+    fewer = replace(pack, rules=pack.rules[:at] + pack.rules[at + 1 :])
+    if fewer.rules and decide(facts, Packs({**PACKS.by_id, id_: fewer})).allowed:
         assert decide(facts, PACKS).allowed
 
 
