@@ -93,12 +93,16 @@ NO_GATES = Gates()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One way in which mail is permitted. `event` None: nothing has to be recorded for it."""
+    """One way in which mail is permitted. `event` None: nothing has to be recorded for it.
+
+    `reviewed_on`: when a person last held it against the law; the pack's day where it has none.
+    """
 
     id: str
     allows: Reason
     cite: str
     confidence: Confidence
+    reviewed_on: date
     event: type[Detail] | None = None
     gates: Gates = NO_GATES
     conditions: tuple[Condition, ...] = ()
@@ -349,6 +353,7 @@ class _Reader:
             zone = self.zones(zone_name)
         except (KeyError, ValueError, OSError):
             raise self.error(("zone",), f"unknown time zone {zone_name!r}") from None
+        reviewed_on = self.day(top, (), "reviewed_on")
         suppression = self.table(top.get("suppression", {}), ("suppression",), need="", may="cite")
         digest = digest_of(content)
         return Pack(
@@ -356,10 +361,10 @@ class _Reader:
             title=self.text(top, (), "title"),
             version=version,
             digest=digest,
-            reviewed_on=self.day(top, (), "reviewed_on"),
+            reviewed_on=reviewed_on,
             zone=zone,
             countries=self.countries(top["countries"], ("countries",)),
-            rules=self.rules(top["rules"]),
+            rules=self.rules(top["rules"], reviewed_on),
             duties=self.duties(top["duties"]),
             suppression_cite=self.text(suppression, ("suppression",), "cite", GDPR_OBJECTION),
             applies_to_sent_from=self.flag(top, (), "applies_to_sent_from"),
@@ -393,10 +398,12 @@ class _Reader:
             label=self.word(honesty.get("label", "never"), (*path, "subject", "label"), Label),
         )
 
-    def rules(self, value: object) -> tuple[Rule, ...]:
+    def rules(self, value: object, reviewed_on: date) -> tuple[Rule, ...]:
         if not isinstance(value, list) or not value:
             raise self.error(("rules",), "expected at least one rule")
-        rules = tuple(self.rule(item, ("rules", place)) for place, item in enumerate(value))
+        rules = tuple(
+            self.rule(item, ("rules", place), reviewed_on) for place, item in enumerate(value)
+        )
         seen: set[str] = set()
         for place, rule in enumerate(rules):
             if rule.id in seen:
@@ -404,13 +411,13 @@ class _Reader:
             seen.add(rule.id)
         return rules
 
-    def rule(self, value: object, path: Path) -> Rule:
+    def rule(self, value: object, path: Path, reviewed_on: date) -> Rule:
         parameters = "stages indirect_remuneration designated registry in_force_from term "
         top = self.table(
             value,
             path,
             need="id allows cite confidence",
-            may=parameters + "dormant_months event gates conditions note",
+            may=parameters + "dormant_months event gates conditions reviewed_on note",
         )
         self.text(top, path, "note")
         if top["allows"] not in _ALLOWS:
@@ -428,6 +435,9 @@ class _Reader:
             allows=allows,
             cite=self.text(top, path, "cite"),
             confidence=self.word(top["confidence"], (*path, "confidence"), Confidence),
+            reviewed_on=self.day(top, path, "reviewed_on")
+            if "reviewed_on" in top
+            else reviewed_on,
             event=event,
             gates=self.gates(top.get("gates", {}), (*path, "gates")),
             conditions=conditions,

@@ -146,7 +146,8 @@ def _rule(place: int, rule: Rule, remark: str) -> list[str]:
     lines = [
         f"### {place}. {rule.id}",
         "",
-        f"**{rule.cite}** (confidence: {rule.confidence}). Allows as `{rule.allows}`: {allowed}.",
+        f"**{rule.cite}** (confidence: {rule.confidence}; reviewed on {rule.reviewed_on}). "
+        f"Allows as `{rule.allows}`: {allowed}.",
         "",
     ]
     if remark:

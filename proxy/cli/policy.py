@@ -185,6 +185,7 @@ def _rule(rule: Rule) -> dict[str, object]:
         "allows": rule.allows,
         "cite": rule.cite,
         "confidence": rule.confidence,
+        "reviewed_on": rule.reviewed_on,
         "gates": _gates(rule),
         "conditions": [condition.name for condition in rule.conditions],
     }

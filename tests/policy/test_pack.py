@@ -144,6 +144,15 @@ def test_a_pack_without_rules_is_none() -> None:
     assert "at least one rule" in str(error)
 
 
+def test_a_rule_may_be_reviewed_on_a_day_of_its_own() -> None:
+    text = PACK.replace('cite = "Law 2"', 'cite = "Law 2"\nreviewed_on = 2026-12-01')
+    first, second = load_pack(text, name="xx.toml", zones=ZoneInfo).rules
+    assert (first.reviewed_on, second.reviewed_on) == (date(2026, 11, 24), date(2026, 12, 1))
+    error = read(text.replace("2026-12-01", '"December"'))
+    assert error is not None
+    assert (error.line, error.key) == (27, "rules.1.reviewed_on")
+
+
 def test_two_packs_may_not_share_id_country_or_fallback() -> None:
     with pytest.raises(PackError, match=r"b\.toml:1: id: a pack xx exists already, in a\.toml"):
         packs_from({"a.toml": PACK, "b.toml": PACK}, ZoneInfo)

@@ -194,6 +194,7 @@ def test_a_rule_has_its_article_and_confidence(id_: str) -> None:
     for rule in builtin_packs()[id_].rules:
         assert rule.cite.strip()
         assert rule.confidence
+        assert rule.reviewed_on.year >= 2026
 
 
 def test_condition_keys_are_known_to_the_mutants() -> None:

@@ -38,7 +38,8 @@ def test_a_page_holds_all_that_a_pack_does(pack: Pack) -> None:
     for rule in pack.rules:
         _, _, after = text.partition(f". {rule.id}\n")
         section = after.partition("\n##")[0]
-        assert f"**{rule.cite}** (confidence: {rule.confidence})" in section
+        assert f"**{rule.cite}** (confidence: {rule.confidence}; " in section
+        assert f"reviewed on {rule.reviewed_on})" in section
         for condition in rule.conditions:
             assert f"(`{condition.reason}`)" in section
         for word in (*rule.stages, *(rule.gates.kinds or ()), rule.registry or ""):
