@@ -34,7 +34,7 @@ _MARKUP = re.compile(
     | <!--(?:-?>|.*?(?:--!?>|\Z))
     | <(?:[!?]|/(?![A-Za-z]))[^>]*+(?:>|\Z)
     # A tag that the end of the document cuts.
-    | <.*+
+    | (?P<cut><.*+)
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -145,8 +145,8 @@ def footer_at(source: str) -> int | None:
 
 def _complete(token: re.Match[str]) -> bool:
     """Whether what follows the page's last token stands outside it."""
-    if token.lastgroup == "raw":
-        return False  # its end tag, a token of its own, would have come after it
+    if token.lastgroup in ("raw", "cut"):
+        return False  # the end tag of the one, a token of its own, would have come after it
     text = token[0]
     if token.lastgroup == "text":
         return True

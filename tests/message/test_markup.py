@@ -121,3 +121,22 @@ def test_memory_is_a_small_multiple_of_the_text(start: str, unit: str) -> None:
             tracemalloc.stop()
         # A group that repeats for each character takes 80 times the text.
         assert peak < 16 * len(source)
+
+
+def test_a_tag_with_too_many_attributes_hides_what_follows() -> None:
+    def page(attributes: int) -> str:
+        return "a<a " + "x " * attributes + "href=https://x.example>b</a></body>"
+
+    assert read(page(900)).links == (Link("https://x.example", "b"),)
+    assert footer_at(page(900)) is not None
+    assert read(page(2_000)).links == ()
+    assert read(page(2_000)).text == "a"
+    assert footer_at(page(2_000)) is None
+
+
+@pytest.mark.parametrize(
+    "cut", ["<a href='x>", '<a href="x> more >', "<p x='</body>", "<b title='>"]
+)
+def test_nothing_is_added_inside_a_value_that_is_never_closed(cut: str) -> None:
+    assert footer_at(f"<p>Hello{cut}") is None
+    assert footer_at(f"<p>Hello</p></body>{cut}") == len("<p>Hello</p>")

@@ -354,3 +354,53 @@ def test_a_signature_knows_its_selector() -> None:
     header = index(b"DKIM-Signature: d=A.example; s=S1; h=from; b=x\r\nFrom: a@b\r\n\r\n")
     (found,) = signatures_of(header)
     assert (found.d, found.s) == ("a.example", "s1")
+
+
+_FIELDS = st.lists(
+    st.sampled_from(
+        [
+            *(b"Reply-To: help@acme.example", b"X-A: one  two\t", b"Feedback-ID: a:b:c:acmeshoes"),
+            *(b"List-Id: <old.acme.example>", b"Sender: a@acme.example", b"Cc: b@example.nl"),
+            *(b"List-Unsubscribe: <https://esp.example/u>", b"Bcc: c@example.nl"),
+            b"List-Unsubscribe-Post: List-Unsubscribe=One-Click",
+        ]
+    ),
+    unique_by=lambda line: line.partition(b":")[0],
+    max_size=5,
+).map(lambda lines: b"".join(line + b"\r\n" for line in lines))
+
+
+def without_trace(content: bytes) -> bytes:
+    """All but Received and Sluis-Ref, which every pass makes anew."""
+    header = index(content)
+    fields = [f for f in header.fields if f.name not in (b"received", b"sluis-ref")]
+    return b"".join(header.raw[f.start : f.end] for f in fields) + content[header.fields_end :]
+
+
+@settings(max_examples=40, deadline=None)
+@given(fields=_FIELDS, body=st.sampled_from([BODY, b"", b"a \r\n\r\n\r\n"]), keys=st.booleans())
+def test_injection_is_idempotent(fields: bytes, body: bytes, keys: bool) -> None:
+    own = aligned() if keys else None
+    content = fields + BASE + b"\r\n" + body
+    first = copy(content, planned(content, own))
+    again = planned(first, own, token="k1.anna")
+    assert not again.signs(ANNA)
+    assert without_trace(copy(first, again)) == without_trace(first)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    fields=_FIELDS,
+    covered=st.sets(st.sampled_from([b"to", b"subject", b"date", b"x-a", b"reply-to", b"sender"])),
+    keys=st.booleans(),
+)
+def test_a_valid_signature_that_is_not_oversigned_stays_valid(
+    fields: bytes, covered: set[bytes], keys: bool
+) -> None:
+    plain = fields + BASE + b"\r\n" + BODY
+    there = {f.name for f in index(plain).fields}
+    content = by(b"esp.example", plain, [b"from", *sorted(covered & there)])
+    made = planned(content, aligned() if keys else None)
+    assert made.refusal(ANNA) is None
+    verdicts = verifiers.by_dkimpy(copy(content, made), ESP)
+    assert verdicts == [True] * (3 if keys else 1)
