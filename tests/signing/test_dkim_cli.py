@@ -95,6 +95,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         ("", "is no list of tags"),
         ("v=DKIM1; v=DKIM1; p=x", "is no list of tags"),
     ],
+    ids=[f"record{n}" for n in range(18)],  # keys are new each run, names are not
 )
 def test_what_verifiers_would_make_of_a_record(published: str, problem: str) -> None:
     found = dkim_record.problems(published, RSA)
