@@ -112,7 +112,7 @@ async def test_a_body_that_takes_long_is_decided_again_before_its_dot(
 async def test_what_could_not_be_made_durable_is_not_promised(
     world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = '[delivery]\ninline_wait = "1s"\nretry_first = "50ms"'
+    more = '[delivery]\ninline_wait = "2s"\nretry_first = "50ms"'
     w = await world(more=more)
     content = message("orders", message_id="slow")
     w.sink.once(".", Step.SILENT)
@@ -140,7 +140,7 @@ async def test_what_could_not_be_made_durable_is_not_promised(
 async def test_a_row_that_was_decided_again_just_then_is_not_promised(
     world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = '[delivery]\ninline_wait = "1s"\nretry_first = "50ms"'
+    more = '[delivery]\ninline_wait = "2s"\nretry_first = "50ms"'
     w = await world(more=more)
     w.sink.once(".", Step.SILENT)
     real = w.sluis.store.settle

@@ -60,7 +60,7 @@ async def kill(process: asyncio.subprocess.Process) -> None:
     [
         ('mode = "queued"', Step.SILENT, 1),  # killed between dot and result, nothing kept
         ('mode = "queued"', Step.LOSE, 2),  # the same, and upstream has it: the one window
-        ('inline_wait = "1s"', Step.SILENT, 1),  # killed after 250 queued
+        ('inline_wait = "2s"', Step.SILENT, 1),  # killed after 250 queued
     ],
 )
 async def test_killed_while_an_attempt_is_open(
