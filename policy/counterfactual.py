@@ -98,7 +98,7 @@ def _breaks(facts: Facts, decision: Decision) -> Iterator[_Repair]:
 
 def _repairs(facts: Facts, decision: Decision) -> Iterator[_Repair]:
     opt_in = OptIn(box=Box.UNTICKED, withdrawal_info_given=True, confirmed_at=facts.at)
-    words = "an unticked box, with evidence, confirmed, after any objection"
+    words = "a box that the person ticked, with evidence, confirmed, after any objection"
     asked_anew = _added(facts, opt_in, "opt-in", words, evidence=_NEW)
     if decision.reason is Reason.SUPPRESSED:
         # What was said stays said: first what a person can still do.

@@ -347,7 +347,7 @@ CONDITIONS: Mapping[str, Phrase] = {
     "blocked-products": Phrase("no blocked product", "geen uitgesloten product"),
     "frequency-cap": Phrase("fewer mails than the cap", "minder mails dan het maximum"),
     "quiet-hours": Phrase("outside quiet hours", "buiten de stille uren"),
-    "event": Phrase("recorded", "vastgelegd"),
+    "event": Phrase("an entry on record", "een vastlegging"),
     "kind": Phrase("kind of recipient", "soort ontvanger"),
     "legal-person": Phrase("a legal person", "een rechtspersoon"),
     "outside-eea": Phrase("outside the EEA", "buiten de EER"),
@@ -522,7 +522,7 @@ VALUES: Mapping[str, str] = {
     "the operator": "de beheerder",
     "the person acted lately": "de persoon liet kort geleden van zich horen",
     "the person acts after the bounce": "de persoon laat na de bounce van zich horen",
-    "an unticked box, with evidence, confirmed, after any objection": (
+    "a box that the person ticked, with evidence, confirmed, after any objection": (
         "een zelf aangevinkt vakje, met bewijs, bevestigd, na elk bezwaar"
     ),
     "an objection to marketing": "een bezwaar tegen reclame",
