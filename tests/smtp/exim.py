@@ -71,7 +71,9 @@ def exim(relay: int) -> Iterator[int]:
         config.write_text(CONFIG.format(exim=EXIM, folder=folder, port=port, relay=relay))
         config.chmod(0o644)
         with (folder / "out").open("wb") as out:
-            process = subprocess.Popen([EXIM, "-C", config, "-bdf"], stdout=out, stderr=out)
+            process = subprocess.Popen(
+                [EXIM, "-C", config, "-bdf"], stdout=out, stderr=out, umask=0o022
+            )
         try:
             deadline = time.monotonic() + PATIENCE
             while True:

@@ -91,12 +91,15 @@ def _running(folder: Path, relay: int, host: str, more: str) -> Iterator[Postfix
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     for name in ("etc", "queue", "data"):
-        (folder / name).mkdir(parents=True, mode=0o755)
+        (folder / name).mkdir(parents=True)
+        (folder / name).chmod(0o755)  # whatever the umask of whoever ran before in this process
     shutil.chown(folder / "data", "postfix")
     (folder / "etc" / "main.cf").write_text(
         MAIN.format(folder=folder, relay=relay, host=host, more=more)
     )
     (folder / "etc" / "master.cf").write_text(SERVICES.format(port=port))
+    for file in (folder / "etc").iterdir():
+        file.chmod(0o644)
     command(folder, "start")
     try:
         deadline = time.monotonic() + PATIENCE
@@ -120,5 +123,6 @@ def command(folder: Path, word: str) -> None:
         capture_output=True,
         timeout=PATIENCE,
         check=False,
+        umask=0o022,
     )
     assert done.returncode == 0, (done.stdout + done.stderr).decode()

@@ -99,10 +99,10 @@ def run(*words: str, text: bytes = b"") -> str:
     return done.stdout.decode()
 
 
-@pytest.mark.skipif(shutil.which("swaks") is None, reason="swaks is not installed")
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
 @pytest.mark.parametrize("tls", KINDS)
 def test_swaks(tmp_path: Path, tls: Tls, mechanism: str) -> None:
+    assert shutil.which("swaks"), "swaks is missing: `make setup-test` installs it"
     auth: Auth = "none" if tls == "none" else "required"
     words = ["swaks", "--server", "127.0.0.1", "--to", ",".join(TO), "--from", "app@acme.example"]
     words += {"none": [], "starttls": ["--tls"], "implicit": ["--tls-on-connect"]}[tls]
@@ -115,9 +115,9 @@ def test_swaks(tmp_path: Path, tls: Tls, mechanism: str) -> None:
         check(door, tls, authenticated=auth == "required")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("tls", KINDS)
 def test_curl(tmp_path: Path, tls: Tls) -> None:
+    assert shutil.which("curl"), "curl is missing: `make setup-test` installs it"
     auth: Auth = "none" if tls == "none" else "required"
     with front_door(tmp_path, tls=tls, auth=auth) as door:
         scheme = "smtps" if tls == "implicit" else "smtp"
@@ -136,8 +136,8 @@ def test_curl(tmp_path: Path, tls: Tls) -> None:
         check(door, tls, authenticated=auth == "required")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_openssl_finds_a_sound_tls(tmp_path: Path) -> None:
+    assert shutil.which("openssl"), "openssl is missing: `make setup-test` installs it"
     with front_door(tmp_path, tls="starttls") as door:
         said = run(
             *("openssl", "s_client", "-starttls", "smtp", "-connect", f"127.0.0.1:{door.port}"),

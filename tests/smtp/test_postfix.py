@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import smtplib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -22,8 +23,16 @@ from proxy.replies import Reply
 from proxy.sink import Sink
 from proxy.smtp.server import serve_listener
 
-needs_postfix = pytest.mark.skipif(not USABLE, reason="needs Postfix, and root to start it")
-needs_exim = pytest.mark.skipif(not usable(), reason="needs Exim, and root to start it")
+# Their masters must be started by root; as root a missing one is an error, never a skip.
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may start Postfix and Exim")
+needs_postfix = needs_exim = root_only
+
+
+@pytest.fixture(autouse=True)
+def both_are_there() -> None:
+    assert USABLE, "Postfix is missing: `make setup-test` installs it"
+    assert usable(), "Exim is missing: `make setup-test` unpacks it"
+
 
 TO = ["anna@example.nl", "bram@example.nl"]
 MAIL = b"Subject: Hallo\r\n\r\nA letter.\r\n.a line with a dot\r\n..two\r\n"
@@ -114,9 +123,7 @@ async def test_behind_us_every_smuggling_variant(
         telemetry=Counters(),
     )
     gate = RelayingGate(pool)
-    listener = Listener(
-        address="127.0.0.1:0", trusted_networks=("127.0.0.0/8",), bare_newline=bare
-    )
+    listener = Listener(address="127.0.0.1:0", trusted_networks=("127.0.0.0/8",), bare_newline=bare)
     door = await serve_listener(
         listener,
         settings_for(listener, Limits()),

@@ -337,8 +337,8 @@ def test_openmetrics_is_given_to_who_asks(tmp_path: Path) -> None:
     assert metrics.render()[1].startswith("text/plain; version=0.0.4")
 
 
-@pytest.mark.skipif(which("promtool") is None, reason="promtool comes with the package prometheus")
 def test_promtool_finds_nothing_to_say(tmp_path: Path) -> None:
+    assert which("promtool"), "promtool is missing: `make setup-test` installs it"
     metrics = made(tmp_path, 12, listeners=3)
     metrics.packs(PACKS)
     exercise(metrics, 12)
