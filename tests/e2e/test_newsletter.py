@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from running_sluis import DOMAINS, World, fields, message, send_once
 
 from policy.address import parse
 from policy.events import detail_from
+from proxy import log
 from proxy.store.model import NewAttributes, NewEvent, State
 from proxy.tokens import open_
 
@@ -68,9 +70,16 @@ def addresses(rng: random.Random) -> list[str]:
     return [f"{rng.choice(first)}{n}@{rng.choice(domains)}" for n in range(PEOPLE)]
 
 
-async def test_every_verdict_token_and_row_of_a_newsletter(
-    world: Make, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def logged() -> Iterator[io.BytesIO]:
+    """All that is logged, at the most talkative level."""
+    stream = io.BytesIO()
+    log.configure("debug", stream=stream)
+    yield stream
+    log.configure()
+
+
+async def test_every_verdict_token_and_row_of_a_newsletter(world: Make, logged: io.BytesIO) -> None:
     w = await world()
     rng = random.Random(20261124)
     people = addresses(rng)
@@ -131,9 +140,9 @@ async def test_every_verdict_token_and_row_of_a_newsletter(
         tokens.add(token)
     assert len(tokens) == len(kept)
 
-    logged = "".join(capfd.readouterr())
-    assert "recipient.decided" in logged
-    assert [a for a in people if a in logged] == []
+    lines = logged.getvalue().decode()
+    assert "recipient.decided" in lines
+    assert [a for a in people if a in lines] == []
 
 
 async def remember(
