@@ -236,7 +236,7 @@ def corpus() -> dict[str, bytes]:
 
 def test_the_corpus_holds_everywhere(tmp_path: Path) -> None:
     mails = corpus()
-    assert len(mails) == 36
+    assert len(mails) >= 35  # 36 since Python 3.11.3
     contents = list(mails.values())
     perl = verifiers.by_mail_dkim(tmp_path, contents, RECORDS)
     milter = verifiers.by_opendkim(tmp_path, contents, RECORDS)
