@@ -7,7 +7,6 @@ goes wrong on our side is answered `451 4.3.0` with a reference; the traceback i
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -17,14 +16,14 @@ from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault
 from proxy.smtp import auth, command, replies
 from proxy.smtp.data import Incoming
+from proxy.smtp.identity import Login, Manner, xclient
 from proxy.smtp.limits import (
-    AUTH_FAILURES,
     ERROR_PAUSE,
     ERRORS_FREE,
     IDLE_COMMANDS,
     data_deadline,
 )
-from proxy.smtp.proxied import XCLIENT_NAMES, read_xclient
+from proxy.smtp.proxied import XCLIENT_NAMES
 from proxy.smtp.spool import SPOOL_AT, Spool
 from proxy.smtp.wire import Desk, EndlessLine, Gone, Wire
 
@@ -55,8 +54,8 @@ class Session:
         self._errors_left = self._errors_before = self._limits.errors
         self._messages_left = self._limits.messages_per_connection
         self._idle_left = IDLE_COMMANDS
-        self._auth_left = AUTH_FAILURES
-        self._helo = self._user = ""
+        self._login = Login(wire, desk)
+        self._helo = ""
         self._extended = self._notices = False
         self._transaction: Transaction | None = None
         self._verb = "connect"
@@ -216,7 +215,7 @@ class Session:
             offers.append("STARTTLS")
         if self._wire.may_speak_for_others:
             offers.append("XCLIENT " + " ".join(XCLIENT_NAMES))
-        if self._auth_helps and self._password_is_safe:
+        if self._login.offered:
             offers.append("AUTH " + " ".join(auth.MECHANISMS))
         return offers
 
@@ -269,82 +268,40 @@ class Session:
         if not await self._wire.start_tls():
             raise Gone
         # RFC 3207 section 4.2: nothing said in clear is known any more.
-        self._helo = self._user = ""
+        self._helo = self._login.user = ""
         self._extended = self._notices = False
         self._transaction = None
         return None
 
     async def _on_xclient(self, argument: bytes) -> None:
-        if not self._wire.may_speak_for_others:
-            return self._error(replies.NOT_FOR_OTHERS)
-        if self._transaction is not None:
-            return self._error(replies.AUTH_IN_TRANSACTION)
-        try:
-            said = read_xclient(argument)
-        except ValueError:
-            return self._error(replies.XCLIENT_SYNTAX)
-        if said.login and self._desk.settings.credential(said.login) is None:
-            return self._error(replies.XCLIENT_LOGIN)
+        in_transaction = self._transaction is not None
+        said = xclient(argument, self._wire, self._desk, in_transaction=in_transaction)
+        if isinstance(said, Reply):
+            return self._error(said)
         if not self._idle():
             return None
         if said.address is not None:
             self._wire.assume(said.client)
         # The session starts anew, as somebody else's.
-        self._helo, self._user = "", said.login or ""
+        self._helo, self._login.user = "", said.login or ""
         self._extended = self._notices = False
         self._wire.say(replies.greeting(self._hostname))
         return self._desk.counters.reply(self._verb, 220)
 
-    @property
-    def _auth_helps(self) -> bool:
-        offered = self._desk.listener.auth != "none" and self._desk.authenticator.usable
-        return offered and not self._user
-
-    @property
-    def _password_is_safe(self) -> bool:
-        return self._wire.tls or bool(self._wire.network) or self._desk.password_in_clear
-
     async def _on_auth(self, argument: bytes) -> None:
-        if self._desk.listener.auth == "none" or not self._desk.authenticator.usable:
-            return self._error(replies.NOT_IMPLEMENTED)
-        if not self._extended:
-            return self._error(replies.HELO_FIRST)
-        if self._user:
-            return self._error(replies.AUTH_AGAIN)
-        if self._transaction is not None:
-            return self._error(replies.AUTH_IN_TRANSACTION)
-        if not self._password_is_safe:
-            return self._error(replies.AUTH_NEEDS_TLS)
-        name, _, initial = argument.strip(b" ").partition(b" ")
-        if not name or b" " in initial:
-            return self._error(replies.AUTH_SYNTAX)
-        try:
-            username, password = await auth.converse(name.upper(), initial, self._ask)
-        except auth.AuthError as error:
-            return self._error(error.reply)
-        self._wire.hold()
-        peer, failures = self._wire.peer, self._desk.failures
-        if failures.is_shut_out(peer) and not self._wire.network:
-            return self._end(replies.TOO_MANY_FAILURES)
-        if await self._desk.authenticator.verify(username, password):
-            failures.forgive(peer, username)
-            self._user = username
-            return self._reply(replies.AUTHENTICATED)
-        await self._desk.pause(failures.note(peer, username))
-        self._auth_left -= 1
-        if self._auth_left > 0:
-            return self._refuse(replies.AUTH_FAILED)
-        return self._end(replies.TOO_MANY_FAILURES)
-
-    async def _ask(self, challenge: bytes) -> bytes:
-        """The client's answer to one challenge, still in base64."""
-        self._wire.say(b"334 " + base64.b64encode(challenge) + b"\r\n")
-        line = await self._line()
-        if len(line) > auth.RESPONSE_MAX:
-            raise auth.AuthError(replies.AUTH_TOO_LONG)
-        if not line.endswith(b"\r\n"):
-            raise auth.AuthError(replies.BARE_IN_COMMAND)
-        return line[:-2]
+        answer = await self._login.authenticate(
+            argument,
+            self._line,
+            extended=self._extended,
+            in_transaction=self._transaction is not None,
+        )
+        say = {
+            Manner.DONE: self._reply,
+            Manner.REFUSED: self._refuse,
+            Manner.ERROR: self._error,
+            Manner.LAST: self._end,
+        }
+        return say[answer.manner](answer.reply)
 
     # -- The transaction -------------------------------------------------------------------------
 
@@ -353,7 +310,7 @@ class Session:
             return self._error(replies.HELO_FIRST)
         if self._transaction is not None:
             return self._error(replies.NESTED_MAIL)
-        if self._desk.listener.auth == "required" and not self._user:
+        if self._desk.listener.auth == "required" and not self._login.user:
             return self._error(replies.AUTH_REQUIRED)
         if self._messages_left <= 0:
             return self._end(replies.TOO_MANY_MESSAGES)
@@ -389,12 +346,12 @@ class Session:
         # RFC 3848 and RFC 6531 section 4.3.
         protocol = "UTF8SMTP" if utf8 else "ESMTP" if self._extended else "SMTP"
         if self._extended:
-            protocol += "S" * self._wire.tls + "A" * bool(self._user)
+            protocol += "S" * self._wire.tls + "A" * bool(self._login.user)
         return Submitter(
             listener=self._desk.listener.address,
             peer=self._wire.peer,
             network=self._wire.network,
-            credential=self._user,
+            credential=self._login.user,
             helo=self._helo,
             tls=self._wire.tls,
             protocol=protocol,
@@ -418,7 +375,7 @@ class Session:
         if not envelope.submitter.may_relay and not self._desk.gate.accepts_from_strangers(
             recipient
         ):
-            return self._error(replies.AUTH_REQUIRED if self._auth_helps else replies.RELAY_DENIED)
+            return self._error(replies.AUTH_REQUIRED if self._login.helps else replies.RELAY_DENIED)
         if len(envelope.recipients) >= self._limits.recipients:
             return self._refuse(replies.TOO_MANY_RECIPIENTS)
         self._wire.hold()
