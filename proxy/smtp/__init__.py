@@ -1,9 +1,9 @@
 """The front door: SMTP in, envelope and content's bytes to the gate, one honest reply back.
 
 `server.py` has the sockets and is the only file that knows aiosmtpd; `session.py` the dialogue of
-one client, `identity.py` who it is; `command.py` and `data.py` read what it sent; `auth.py`, `tls.py`
-and `limits.py` are what their names say; `replies.py` has every reply that is ours. `docs/smtp.md` says what is offered
-and what is refused.
+one client, `identity.py` who it is; `command.py` and `data.py` read what it sent; `auth.py`,
+`tls.py` and `limits.py` are what their names say; `replies.py` has every reply that is ours.
+`docs/smtp.md` says what is offered and what is refused.
 """
 
 from __future__ import annotations
