@@ -137,7 +137,7 @@ def _with_path(program: str) -> str:
 
 @pytest.mark.parametrize("library", ["aiosmtpd", "sqlalchemy", "aiosqlite", "prometheus_client"])
 def test_the_gate_knows_no_foreign_library(library: str) -> None:
-    for name in ("gate", "facts", "judge", "mail", "copies"):
+    for name in ("gate", "dispatch", "facts", "judge", "mail", "copies"):
         path = ROOT / "proxy" / f"{name}.py"
         if path.exists():
             assert library not in {item.split(".")[0] for item in imports(path)}, name

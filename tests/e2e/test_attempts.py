@@ -65,7 +65,7 @@ async def test_an_attempt_ends_when_it_cannot_be_decided_again(
     with monkeypatch.context() as patch:
         patch.setattr(w.sluis.store, "reclaim", locked)
         clock = iter(range(0, 1000, 10))
-        patch.setattr(w.sluis.gate, "_monotonic", lambda: float(next(clock)))
+        patch.setattr(w.sluis.gate._dispatch, "_monotonic", lambda: float(next(clock)))
         reply = await w.send(ANNA, content, stream="orders")
     assert reply.startswith("451 4.3.0"), reply
     assert (await w.ended(reply)).state is State.RETURNED
@@ -81,9 +81,9 @@ async def test_a_body_that_takes_long_is_decided_again_before_its_dot(
     await w.know(ANNA, "opt-in", **OPT_IN)
     body = FOOTER + ("x" * 70 + "\r\n") * 200_000
     content = message(message_id="long", text=body)
-    real = w.sluis.gate._monotonic
+    real = w.sluis.gate._dispatch._monotonic
     late = 0.0
-    monkeypatch.setattr(w.sluis.gate, "_monotonic", lambda: real() + late)
+    monkeypatch.setattr(w.sluis.gate._dispatch, "_monotonic", lambda: real() + late)
     begun = asyncio.Event()
 
     def tap(_: int, octets: bytes) -> None:

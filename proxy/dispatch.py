@@ -1,0 +1,399 @@
+"""Steps 7 to 10 of the flow for one mail: claim attempts, send copies, record results.
+
+From commit C1 on nothing here is cancelled: each copy runs to its end, and no final dot is written
+before the commit of its attempt has returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+
+from proxy import log
+from proxy.answer import End, Ending
+from proxy.config import Settings
+from proxy.copies import Outgoing
+from proxy.delivery.outbox import OutboxState
+from proxy.delivery.upstream import Connection, Given, Pool
+from proxy.errors import (
+    StoreDown,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    UpstreamUnavailable,
+)
+from proxy.judge import Judge, Ruling
+from proxy.mail import Mail
+from proxy.message.fold import FoldError
+from proxy.message.sign import Signer, SigningError
+from proxy.notices import Notices
+from proxy.owed import body_of
+from proxy.replies import Reply, our_fault
+from proxy.resend import Resender
+from proxy.store.model import Fate, Reattempt, Result, RowFate, Settlement, State, Store
+from proxy.telemetry import Telemetry
+from proxy.turn import Turn
+
+#: A newer event may overtake a decision; each round reads it. More than this many in a row is our
+#: fault.
+ROUNDS = 8
+
+#: How long to wait before handing a result to a store that is briefly unavailable once more, in
+#: seconds.
+_STORE_PAUSE = 0.25
+
+#: The same copy is on its way already, here or in another process.
+ELSEWHERE = frozenset({Fate.IN_FLIGHT, Fate.BUSY})
+
+#: A connection, and what gives it back to the pool.
+_InHand = tuple[AsyncExitStack | None, Connection | None]
+
+_BUSY = "451 4.4.5 the same mail is being sent, try again"
+
+#: Content went out, but its dot did not: in the meantime fewer people may get it.
+_WITHHELD = Given(Result.UNSENT, 451, "451 4.4.7 decided again before it was sent", "content")
+
+
+@dataclass(slots=True)
+class _Meant:
+    """A copy, when it was last decided for whom it is, and whether it still is for anybody."""
+
+    copy: Outgoing
+    decided_at: float
+    nobody: bool = False
+
+
+class Dispatch:
+    """Sends what was decided; knows which copies are on their way from this process."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        judge: Judge,
+        notices: Notices,
+        resender: Resender,
+        pool: Pool,
+        signer: Signer,
+        telemetry: Telemetry,
+        clock: Callable[[], datetime],
+        outbox: OutboxState,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._judge = judge
+        self._notices = notices
+        self._resender = resender
+        self._pool = pool
+        self._signer = signer
+        self._telemetry = telemetry
+        self._clock = clock
+        self._outbox = outbox
+        self._monotonic = monotonic
+        self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
+        self._live: dict[str, asyncio.Future[Result]] = {}
+
+    async def attempt(
+        self, mail: Mail, ruling: Ruling, outgoing: Sequence[Outgoing], until: float, turn: Turn
+    ) -> list[Ending] | None:
+        """One round: connection in hand, commit C1, send.
+
+        None: something newer asks for another round. `until` (loop time) is for what comes before
+        C1; what comes after it runs to its end.
+        """
+        async with AsyncExitStack() as held:
+            connection: Connection | None = None
+            if outgoing:
+                try:
+                    async with asyncio.timeout_at(until):
+                        connection = await held.enter_async_context(self._pool.connection())
+                except TimeoutError:
+                    raise UpstreamUnavailable("no connection came free in time") from None
+                connection.begin(outgoing[0].copy)
+            claimed = await self._store.claim(ruling.intake)
+            if not claimed.stale and not any(f.fate in ELSEWHERE for f in claimed.fates):
+                fates = claimed.fates
+                turn.begin(mail, ruling, fates)
+                return await self._finish(mail, ruling, outgoing, turn, connection, held)
+            if connection is not None:
+                await connection.abandon()
+        return None if claimed.stale else await self.join(mail, ruling, claimed.fates, until)
+
+    async def join(
+        self, mail: Mail, ruling: Ruling, fates: Sequence[RowFate], until: float
+    ) -> list[Ending] | None:
+        """The same copy is on its way already: wait for its result, never send a second one beside
+        it."""
+        busy = Ending(End.RETURNED, _BUSY, mail.ref)
+        if any(f.fate is Fate.BUSY for f in fates):
+            return [busy] * len(fates)
+        for fate in fates:
+            future = self._live.get(ruling.cases[fate.n - 1].copy_key)
+            if fate.fate is Fate.IN_FLIGHT and future is not None:
+                try:
+                    async with asyncio.timeout_at(until):
+                        result = await asyncio.shield(future)
+                except TimeoutError:
+                    return [busy] * len(fates)
+                if result is not Result.ACCEPTED:
+                    return [busy] * len(fates)
+            elif fate.fate is Fate.IN_FLIGHT:
+                await asyncio.sleep(0)  # committed this instant, not yet registered
+        return None
+
+    async def owe(self, turn: Turn) -> set[int]:
+        """Make durable what a 250 rests on; the rows that are owed from here on."""
+        mail = turn.mail
+        if mail is None:
+            return set()
+        held, owe = dict(turn.held), turn.owe()
+        notice = await self._notices.about(mail, turn.lost())
+        if not held and not owe and notice is None:
+            return set()
+        settlement = Settlement(
+            outcomes=tuple(outcome for outcome, _ in held.values()),
+            owe=owe,
+            body=body_of(mail) if owe else None,
+            notice=notice,
+            at=self._clock(),
+        )
+        owed = await self._store.settle(settlement)
+        turn.owed(held)
+        if owe:
+            self._outbox.ring()
+        return set(owed)
+
+    def counted(self, mail: Mail, turn: Turn) -> list[Ending]:
+        """The endings of all recipients; what is owed counts when it ends."""
+        endings = turn.endings()
+        for fate, ending in zip(sorted(turn.fates.values(), key=_number), endings, strict=True):
+            if fate.fate is Fate.ANSWERED:
+                log.message_answered(ref=mail.ref, first=fate.ref)
+                self._telemetry.message(mail.stream.id, "answered")
+            elif ending.end is not End.QUEUED:
+                self._telemetry.message(mail.stream.id, ending.end.value)
+        return endings
+
+    async def _finish(
+        self,
+        mail: Mail,
+        ruling: Ruling,
+        outgoing: Sequence[Outgoing],
+        turn: Turn,
+        connection: Connection | None,
+        held: AsyncExitStack,
+    ) -> list[Ending]:
+        """The attempts are durable: send each claimed copy once, and say how all recipients
+        ended."""
+        committed_at = self._monotonic()
+        by_n = turn.fates
+        self._judge.count(ruling, list(by_n.values()))
+        for fate in by_n.values():
+            if fate.ambiguous_retry:
+                self._telemetry.ambiguous_retry()
+        sends = [o for o in (one.only(by_n) for one in outgoing) if o is not None]
+        loop = asyncio.get_running_loop()
+        live = {c.copy_key: loop.create_future() for send in sends for c in send.cases}
+        self._live |= live
+        try:
+            if connection is not None and (not sends or sends[0].copy != outgoing[0].copy):
+                await connection.abandon()  # what was begun is not what was claimed
+                if sends:
+                    connection.begin(sends[0].copy)
+            # The connection in hand goes with the first copy, and back after it. One copy's trouble
+            # stops no other: after C1 each runs to its end.
+            lines: list[_InHand] = [(None, None)] * len(sends)
+            if sends:
+                lines[0] = held.pop_all(), connection
+            ends = await asyncio.gather(
+                *(
+                    self._send(mail, send, line, committed_at, turn, live)
+                    for send, line in zip(sends, lines, strict=True)
+                ),
+                return_exceptions=True,
+            )
+            for trouble in ends:
+                if trouble is not None:
+                    raise trouble
+            await self._close(turn)
+        finally:
+            for key, future in live.items():
+                # A retry may have claimed a copy that ended while others of this mail went on.
+                if self._live.get(key) is future:
+                    del self._live[key]
+                if not future.done():
+                    future.set_result(Result.UNKNOWN)
+        return self.counted(mail, turn)
+
+    async def _send(
+        self,
+        mail: Mail,
+        send: Outgoing,
+        in_hand: _InHand,
+        committed_at: float,
+        turn: Turn,
+        live: Mapping[str, asyncio.Future[Result]],
+    ) -> None:
+        """One copy: dot, then commit C2; the endings of its recipients go into `turn`, and what was
+        relayed of each copy key into `live`.
+
+        `in_hand` is the connection since before C1, with the copy begun, or nothing.
+        """
+        line, connection = in_hand
+        meant = _Meant(send, committed_at)
+
+        async def ready() -> bool:
+            return await self._still_meant(mail, meant, turn)
+
+        given: list[Given] = []
+        failed = _WITHHELD
+        async with line or AsyncExitStack() as held:
+            try:
+                if connection is None:
+                    connection = await held.enter_async_context(self._pool.connection())
+                    connection.begin(send.copy)
+                await connection.envelope()
+                if not await ready():
+                    await connection.abandon()
+                    if meant.nobody:
+                        return
+                    connection.begin(meant.copy.copy)
+                    await connection.envelope()
+                if not (turn.promised and self._old(meant)):
+                    parts = await self._parts(meant.copy, connection)
+                    given = await connection.finish(parts, ready)
+            except (FoldError, SigningError) as error:  # before any of the content was written
+                log.incident(ref=mail.ref, error=error)
+                failed = Given(Result.UNSENT, 451, str(our_fault(mail.ref)), "local")
+            except UpstreamUnavailable as error:
+                failed = Given(Result.UNSENT, 451, f"451 4.4.1 {error}", "connect")
+            except StoreError as error:
+                # Only deciding again asks the store, before the dot: certainly not sent. The
+                # attempt ends, so that a retry need not wait for the next start.
+                store_trouble("reclaim", mail.ref, error)
+                reply = "451 4.3.0 the decision could not be taken again"
+                failed = Given(Result.UNSENT, 451, reply, "local")
+            except Exception as error:  # not foreseen, so nobody knows whether the dot was written
+                log.incident(ref=mail.ref, error=error)
+                failed = Given(Result.UNKNOWN, 451, str(our_fault(mail.ref)), "local")
+        if meant.nobody:
+            return
+        send = meant.copy
+        if len(given) != len(send.cases):
+            given = [failed] * len(send.cases)
+        await self._settle(mail, send, given, turn)
+        for case, one in zip(send.cases, given, strict=True):
+            future = live[case.copy_key]
+            if one.result is Result.ACCEPTED and not future.done():
+                future.set_result(one.result)
+
+    def _old(self, meant: _Meant) -> bool:
+        hold = self._settings.delivery.attempt_hold.total_seconds()
+        return self._monotonic() - meant.decided_at > hold
+
+    async def _still_meant(self, mail: Mail, meant: _Meant, turn: Turn) -> bool:
+        """Whether a copy may leave as it is: decided lately, or now again (delivery.md 7).
+
+        False: fewer people may get it than its envelope names, or nobody; or it is owed, and the
+        outbox decides again.
+        """
+        if not self._old(meant):
+            return True
+        if turn.promised:
+            return False
+        before = meant.copy
+        kept = await self._decide_again(mail, before, turn)
+        meant.decided_at = self._monotonic()
+        meant.nobody = kept is None
+        meant.copy = kept or before
+        return kept is not None and kept.copy == before.copy
+
+    async def _parts(self, send: Outgoing, connection: Connection) -> list[bytes | memoryview]:
+        """The bytes of a copy, signed as the upstream that it goes to wants them."""
+        upstream = self._upstreams.get(connection.name, self._settings.upstreams[0])
+        return await send.parts(self._signer, upstream)
+
+    async def _decide_again(
+        self, mail: Mail, send: Outgoing, turn: Turn
+    ) -> Outgoing | None:
+        for _ in range(ROUNDS):
+            cases, high = await self._judge.again(mail, send.cases, self._store)
+            rows = [
+                Reattempt(
+                    row=send.fates[case.n].row,
+                    attempt=send.fates[case.n].attempt,
+                    subject=case.subject,
+                    decision=case.decision,
+                    facts=case.facts,
+                    state=case.state,
+                    reply=case.reply,
+                    room=case.room if case.state is State.ATTEMPTING else (),
+                )
+                for case in cases
+            ]
+            claimed = await self._store.reclaim(rows, high=high, at=self._clock())
+            if claimed.stale:
+                continue
+            fates = {fate.n: fate for fate in claimed.fates}
+            turn.decided_again(cases, fates, _BUSY)
+            return send.renewed(cases, fates)
+        raise StoreUnavailable("newer events overtook every decision")
+
+    async def _settle(
+        self, mail: Mail, send: Outgoing, given: Sequence[Given], turn: Turn
+    ) -> None:
+        """Commit C2 of what was accepted: a 250 will rest on it. The rest is held until all is
+        known."""
+        now = self._clock()
+        for case, one in zip(send.cases, given, strict=True):
+            log.message_attempted(ref=mail.ref, n=case.n, result=one.result, stage=one.stage)
+        self._telemetry.relayed((now - mail.envelope.received_at).total_seconds())
+        accepted = turn.known(
+            send, given, now, lambda fate, one: self._resender.next_try(mail, fate.attempt, one)
+        )
+        if accepted:
+            await self._patiently("record", mail, lambda: self._store.record(accepted))
+        turn.written(send)
+
+    async def _close(self, turn: Turn) -> None:
+        """All is known: what a 250 rests on is written before it; else the client keeps the mail.
+
+        Where somebody's copy was taken, one transaction has the other results, the body of what
+        waits now, and the notice about who gets nothing.
+        """
+        turn.closing = True
+        mail = turn.mail
+        if mail is not None and (turn.promised or (turn.taken and turn.ours)):
+            await self._patiently("settle", mail, lambda: self.owe(turn))
+        elif turn.held:
+            self._store.record_later([outcome for outcome, _ in turn.held.values()])
+
+    async def _patiently(
+        self, operation: str, mail: Mail, write: Callable[[], Awaitable[object]]
+    ) -> None:
+        while True:
+            try:
+                await write()
+                return
+            except (StoreDown, StoreRefused):
+                raise
+            except StoreUnavailable as error:
+                # Known to be relayed: keep the result and go on trying, never forget it.
+                store_trouble(operation, mail.ref, error)
+                await asyncio.sleep(_STORE_PAUSE)
+
+
+def store_trouble(operation: str, ref: str, error: StoreError) -> Reply:
+    """What a client hears, and the operator, where the store cannot do its part."""
+    log.store_failed(ref=ref, operation=operation, error=str(error))
+    return our_fault(ref)
+
+
+def _number(fate: RowFate) -> int:
+    return fate.n
