@@ -377,9 +377,11 @@ class Reader:
         rules = self._settings.promotion
         weights = {sign: int(getattr(rules, sign)) for sign in SIGNS}
         if len(content) > _LARGE_TO_INSPECT:
-            found_ = await asyncio.to_thread(score, content, header, weights)
+            found_ = await asyncio.to_thread(
+                score, content, header, weights, threshold=rules.threshold
+            )
         else:
-            found_ = score(content, header, weights)
+            found_ = score(content, header, weights, threshold=rules.threshold)
         if found_.total < rules.threshold:
             return False, ()
         note = f"promotion {found_.total}: {', '.join(found_.signs)}"

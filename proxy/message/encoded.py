@@ -40,6 +40,8 @@ def codec(charset: str) -> str | None:
 
 def decode(value: bytes) -> str:
     """An unstructured value or phrase as text; what cannot be decoded stays as it is written."""
+    if b"=?" not in value:
+        return _plain(value)
     return "".join(
         _decode_word(part) if part.startswith(b"=?") else _plain(part)
         for part in _split(_BETWEEN.sub(rb"\1", value))

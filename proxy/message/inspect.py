@@ -36,6 +36,8 @@ _APART = "\n|||||\n"
 ANYONE = f"~{secrets.token_hex(16)}"
 # Canonical ordering of combining marks is quadratic in their number: normalised piece by piece.
 _PIECE = 256
+# All that `str.split` parts words at, but for the space itself; none is above U+3000.
+_SPACES = tuple(c for c in map(chr, range(0x3001)) if c.isspace() and c != " ")
 _FOLDED = 1 << 20
 
 
@@ -167,7 +169,17 @@ def fold(text: str) -> str:
         pieces = (text[i : i + _PIECE] for i in range(0, len(text), _PIECE))
         # One character may become eighteen; what is beyond the bound is not looked at.
         text = "".join([unicodedata.normalize("NFKC", piece) for piece in pieces])[:_FOLDED]
-    return " ".join(text.casefold().split())
+    return _single_spaced(text.casefold())
+
+
+def _single_spaced(text: str) -> str:
+    """`" ".join(text.split())`, without an object for each word."""
+    for space in _SPACES:
+        if space in text:
+            text = text.replace(space, " ")
+    while "  " in text:
+        text = text.replace("  ", " ")
+    return text.strip(" ")
 
 
 def _see(content: bytes, target: Target, wanted: Wanted) -> Seen:

@@ -15,49 +15,83 @@ from proxy.message.displayed import targets, text_of
 from proxy.message.header import Header
 from proxy.message.inspect import fold
 from proxy.message.mime import OpaqueError, scan
-from proxy.message.words import Words
+from proxy.message.words import Words, anchored
 
 #: Characters of each part that are looked at.
 LOOKED_AT = 65_536
 
-_CUT = (
-    "off|discount|korting|afgeprijsd|rabatt|reduziert|r\u00e9duction|remise|descuento|rebaja|sconto"
+_CUTS = (
+    *("off", "discount", "korting", "afgeprijsd", "rabatt", "reduziert", "r\u00e9duction"),
+    *("remise", "descuento", "rebaja", "sconto"),
 )
-_PHRASES = {
-    "discount": rf"\d{{1,2}} ?%[^.!?]{{0,30}}\b(?:{_CUT})|\b(?:{_CUT})\b[^.!?]{{0,30}}\d{{1,2}} ?%",
+_CUT = "|".join(_CUTS)
+_DISCOUNT = re.compile(
+    rf"\d{{1,2}} ?%[^.!?]{{0,30}}\b(?:{_CUT})|\b(?:{_CUT})\b[^.!?]{{0,30}}\d{{1,2}} ?%"
+)
+# As far from a per cent sign as either form of a discount reaches, and a few more.
+_NEAR = 64
+_FEW = 16
+
+#: What tells a sign, where it stands at the beginning of a word; its end is open. "(a|b)" are
+#: alternatives, a character before "?" may be missing.
+PHRASES = {
     "voucher": (
-        r"\b(?:kortingscode|actiecode|promo ?code|discount code|coupon|voucher|gutschein"
-        r"|rabattcode|code promo|c\u00f3digo (?:de )?descuento|codice sconto)"
+        *("kortingscode", "actiecode", "promo ?code", "discount code", "coupon", "voucher"),
+        *("gutschein", "rabattcode", "code promo", "c\u00f3digo (de )?descuento"),
+        "codice sconto",
     ),
     "shopping": (
-        r"\b(?:shop now|buy now|shop the|you (?:may|might) also like|customers also bought"
-        r"|recommended for you|complete your look|shop nu|koop nu|bekijk ook|anderen bekeken ook"
-        r"|misschien vind je dit ook|vaak samen gekocht|jetzt kaufen|jetzt shoppen"
-        r"|das k\u00f6nnte (?:ihnen|dir) auch gefallen|vous aimerez aussi|acheter maintenant"
-        r"|tambi\u00e9n te puede (?:gustar|interesar)|comprar ahora|potrebbe(?:ro)? piacerti"
-        r"|acquista ora)"
+        *("shop now", "buy now", "shop the", "you (may|might) also like", "customers also bought"),
+        *("recommended for you", "complete your look", "shop nu", "koop nu", "bekijk ook"),
+        *("anderen bekeken ook", "misschien vind je dit ook", "vaak samen gekocht"),
+        *("jetzt kaufen", "jetzt shoppen", "das k\u00f6nnte (ihnen|dir) auch gefallen"),
+        *("vous aimerez aussi", "acheter maintenant", "tambi\u00e9n te puede (gustar|interesar)"),
+        *("comprar ahora", "potrebbe(ro)? piacerti", "acquista ora"),
     ),
     "urgency": (
-        r"\b(?:only today|today only|last chance|while stocks last|limited time|ends tonight"
-        r"|don't miss|alleen vandaag|laatste kans|op ?= ?op|zolang de voorraad strekt|mis het niet"
-        r"|nur heute|letzte chance|solange der vorrat reicht|derni\u00e8re chance"
-        r"|jusqu'\u00e0 \u00e9puisement|solo hoy|\u00faltima oportunidad|solo oggi"
-        r"|ultima occasione)"
+        *("only today", "today only", "last chance", "while stocks last", "limited time"),
+        *("ends tonight", "don't miss", "alleen vandaag", "laatste kans", "op ?= ?op"),
+        *("zolang de voorraad strekt", "mis het niet", "nur heute", "letzte chance"),
+        *("solange der vorrat reicht", "derni\u00e8re chance", "jusqu'\u00e0 \u00e9puisement"),
+        *("solo hoy", "\u00faltima oportunidad", "solo oggi", "ultima occasione"),
     ),
     "newsletter": (
-        r"\b(?:(?:subscribe to|sign up for|join) (?:our|the) (?:newsletter|mailing list)"
-        r"|schrijf (?:je|u) in voor (?:onze|de) nieuwsbrief|meld (?:je|u) aan voor (?:onze|de)"
-        r" nieuwsbrief|newsletter abonnieren|zum newsletter anmelden"
-        r"|abonnez-vous \u00e0 (?:notre|la) newsletter|suscr\u00edbe(?:te|ase) a (?:nuestra|la)"
-        r" newsletter|iscriviti alla (?:nostra )?newsletter)"
+        "(subscribe to|sign up for|join) (our|the) (newsletter|mailing list)",
+        "schrijf (je|u) in voor (onze|de) nieuwsbrief",
+        "meld (je|u) aan voor (onze|de) nieuwsbrief",
+        *("newsletter abonnieren", "zum newsletter anmelden"),
+        "abonnez-vous \u00e0 (notre|la) newsletter",
+        "suscr\u00edbe(te|ase) a (nuestra|la) newsletter",
+        "iscriviti alla (nostra )?newsletter",
     ),
 }
-_SIGNS = {name: re.compile(pattern) for name, pattern in _PHRASES.items()}
+_CHOICE = re.compile(r"\(([^()]*)\)(\??)|(.)\?")
+
+
+def _spelled(phrase: str) -> list[str]:
+    """All texts that a phrase stands for."""
+    choice = _CHOICE.search(phrase)
+    if choice is None:
+        return [phrase]
+    texts = [choice[3]] if choice[1] is None else choice[1].split("|")
+    texts += [""] if choice[1] is None or choice[2] else []
+    rest = _spelled(phrase[choice.end() :])
+    return [phrase[: choice.start()] + text + end for text in texts for end in rest]
+
+
+_LOOKED_FOR = {
+    sign: anchored(text for phrase in phrases for text in _spelled(phrase))
+    for sign, phrases in PHRASES.items()
+}
 _OPT_OUT = Words()
 _MARKUP = re.compile(r"<(style|script)\b[^<]*+(?:<(?!/\1)[^<]*+)*|<[^<>]{0,2000}+>", re.IGNORECASE)
 
 #: All signs, by the names of their weights.
-SIGNS = (*_SIGNS, "opt_out", "list_fields")
+SIGNS = ("discount", *PHRASES, "opt_out", "list_fields")
+
+# The cheapest to look for come first: where the others cannot make up a threshold, most are not
+# looked for at all.
+_BY_COST = ("list_fields", "discount", "voucher", "shopping", "urgency", "newsletter", "opt_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +102,69 @@ class Score:
     signs: tuple[str, ...]
 
 
-def score(content: bytes, header: Header, weights: Mapping[str, int]) -> Score:
-    """What speaks for promotion; a sign counts once. `weights` maps each of `SIGNS` to a number."""
-    text = fold(_shown(content, header))
-    found = [name for name, sign in _SIGNS.items() if sign.search(text)]
-    if _OPT_OUT.found_in(text):
-        found.append("opt_out")
-    if any(field.name.startswith(b"list-") for field in header.fields):
-        found.append("list_fields")
-    found = [name for name in found if weights[name]]
-    return Score(sum(weights[name] for name in found), tuple(found))
+_NONE = Score(0, ())
+
+
+def score(
+    content: bytes, header: Header, weights: Mapping[str, int], *, threshold: int = 0
+) -> Score:
+    """What speaks for promotion; a sign counts once. `weights` maps each of `SIGNS` to a number.
+
+    With a `threshold`, what lies below it is told as nothing at all.
+    """
+    possible = sum(weights[name] for name in SIGNS)
+    text: str | None = None
+    found = set()
+    for name in _BY_COST:
+        if possible < threshold:
+            return _NONE
+        if not weights[name]:
+            continue
+        if name == "list_fields":
+            there = any(field.startswith(b"list-") for field in header.by_name)
+        else:
+            text = fold(_shown(content, header)) if text is None else text
+            there = _there(name, text)
+        if there:
+            found.add(name)
+        else:
+            possible -= weights[name]
+    if possible < threshold:
+        return _NONE
+    return Score(possible, tuple(name for name in SIGNS if name in found))
+
+
+def _there(sign: str, text: str) -> bool:
+    if sign == "discount":
+        return _discounted(text)
+    if sign == "opt_out":
+        return _OPT_OUT.found_in(text)
+    for anchor, phrases in _LOOKED_FOR[sign]:
+        if anchor in text and any(_begins(text, phrase) for phrase in phrases):
+            return True
+    return False
+
+
+def _begins(text: str, phrase: str) -> bool:
+    """Whether a word of the text begins with `phrase`."""
+    at = text.find(phrase)
+    while at > 0 and (text[at - 1].isalnum() or text[at - 1] == "_"):
+        at = text.find(phrase, at + 1)
+    return at >= 0
+
+
+def _discounted(text: str) -> bool:
+    """Whether a number of per cents stands beside a word for a lower price."""
+    if "%" not in text or not any(cut in text for cut in _CUTS):
+        return False
+    at = text.find("%")
+    for _ in range(_FEW):
+        if _DISCOUNT.search(text, max(0, at - _NEAR), at + _NEAR) is not None:
+            return True
+        at = text.find("%", at + 1)
+        if at < 0:
+            return False
+    return _DISCOUNT.search(text) is not None
 
 
 def _shown(content: bytes, header: Header) -> str:

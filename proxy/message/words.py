@@ -8,9 +8,10 @@ open, so that stems cover their inflections.
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 OPT_OUT: dict[str, tuple[str, ...]] = {
     "da": ("afmeld", "frameld", "ophør abonnement", "stop nyhedsbrev"),
@@ -76,24 +77,46 @@ class Words:
         """`languages` are codes of `OPT_OUT`, none for all; one without a list adds nothing."""
         chosen = languages or tuple(OPT_OUT)
         phrases = {p for language in chosen for p in OPT_OUT.get(language[:2].lower(), ())}
-        self._phrases = [(_stems(p), re.compile(_pattern(p))) for p in sorted(phrases)]
+        self._groups = [
+            (anchor, tuple(re.compile(_pattern(phrase)) for phrase in of_it))
+            for anchor, of_it in anchored(sorted(phrases), _spellings)
+        ]
 
     def found_in(self, text: str) -> bool:
         """Whether folded `text` (NFKC, casefold) says that something is an opt-out."""
-        return any(
-            any(stem in text for stem in stems) and pattern.search(text) is not None
-            for stems, pattern in self._phrases
-        )
+        for anchor, patterns in self._groups:
+            if anchor in text:
+                for pattern in patterns:
+                    if pattern.search(text) is not None:
+                        return True
+        return False
+
+
+def anchored(
+    phrases: Iterable[str], spellings: Callable[[str], Iterable[str]] = lambda word: (word,)
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Phrases by a text that all of them need: most mails have none of these texts, and to look for
+    one costs a fraction of what a pattern does.
+
+    A phrase stands in one group for each of the `spellings` of the word that it is looked for by.
+    """
+    groups: dict[str, list[str]] = {}
+    for phrase in phrases:
+        words = phrase.split(" ")
+        known = next((w for w in words if all(s in groups for s in spellings(w))), None)
+        for anchor in spellings(known or max(words, key=len)):
+            groups.setdefault(anchor, []).append(phrase)
+    return [(anchor, tuple(found)) for anchor, found in groups.items()]
 
 
 def _plain(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
 
 
-def _stems(phrase: str) -> tuple[str, ...]:
-    """Texts of which one is in all that the phrase matches: its first word, with accents or not."""
-    first = phrase.split(" ", 1)[0]
-    return (first, _plain(first)) if first != _plain(first) else (first,)
+def _spellings(word: str) -> list[str]:
+    """The word with each of its accents there or not."""
+    letters = (dict.fromkeys((c, _plain(c))) for c in word)
+    return ["".join(spelled) for spelled in itertools.product(*letters)]
 
 
 def _pattern(phrase: str) -> str:
