@@ -110,6 +110,10 @@ class Keys:
         sealed = self._boxes[key_id].encrypt(payload, [purpose.encode(), key_id.encode()])
         return f"{key_id}.{base64.urlsafe_b64encode(sealed).rstrip(b'=').decode()}"
 
+    def sealed_length(self, octets: int) -> int:
+        """The characters of a token of a payload of so many octets."""
+        return len(f"k{self._newest}.") + ((octets + TAG_BYTES) * 4 + 2) // 3
+
     def open(self, purpose: str, token: str) -> bytes:
         """The payload of `token`. Raises `TokenError`, the same for every fault.
 

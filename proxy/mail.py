@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import datetime
 
 from policy.address import Address
 from policy.engine import PERMISSION_REQUEST
@@ -20,42 +19,27 @@ from policy.ledger import SOLE_DUTY_TEMPLATES
 from policy.model import Category, Unsubscribe
 from proxy import log
 from proxy.config import Credential, Listener, Settings, Stream
-from proxy.dkim_keys import KeyRing, Records
 from proxy.envelope import Envelope
-from proxy.errors import KeysError, TokenError
+from proxy.errors import KeysError
 from proxy.keys import Keys
 from proxy.message import header as headers
-from proxy.message.body import BodyPlan, plan_body, untouched
-from proxy.message.canonical import BodyHash
-from proxy.message.classify import Class, Signals, Unclassified, certain_stream, classify
+from proxy.message.body import BodyPlan, untouched
+from proxy.message.classify import Class, Unclassified, certain_stream, classify
 from proxy.message.control import Control, ControlError, control
-from proxy.message.dkim import ARC, DKIM, Aligned, Signature, broken_by, signatures
-from proxy.message.edit import EditPlan, Publication, Site, plan
-from proxy.message.fold import FoldError
-from proxy.message.footer import Brand
-from proxy.message.header import Field, Header, HeaderRefused
-from proxy.message.inspect import ANYONE, Shown, Wanted, inspect
-from proxy.message.obligations.list_unsubscribe import Mode
+from proxy.message.edit import EditPlan
+from proxy.message.header import Header, HeaderRefused
+from proxy.message.inspect import ANYONE, Shown
 from proxy.message.promotion import SIGNS, score
 from proxy.message.received import after_trace, check_loop
-from proxy.message.sign import Signing, holds
-from proxy.message.verify import failed as failed_signatures
+from proxy.message.sign import Signing
+from proxy.message.signals import declared, signals
 from proxy.message.visible import count_visible
+from proxy.personal import PersonalUse
+from proxy.planning import LARGE_TO_INSPECT, Planner, covering
 from proxy.replies import Reply, our_fault
-from proxy.tokens import OptOut, seal
-from proxy.tokens import open_ as open_token
 
-#: Mail of a `personal` stream per credential and day; beyond it, and for a body that goes to more
-#: than ten people a day, it is marketing (design section 2).
-PERSONAL_PER_DAY = 200
-PERSONAL_BODY_RECIPIENTS = 10
-
-#: Content above this is hashed, or inspected, off the event loop, in octets: hostile HTML costs up
-#: to 0.4 s, a hash of 1 MiB half a millisecond.
+#: Content above this is hashed off the event loop, in octets: 1 MiB takes half a millisecond.
 _LARGE_TO_HASH = 1 << 20
-_LARGE_TO_INSPECT = 128 * 1024
-
-_BULK = frozenset({b"bulk", b"list", b"junk"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,29 +140,13 @@ class Reader:
         clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
-        self._ring = KeyRing(settings)
-        verified = settings.dkim.verify == "files" and settings.dkim.records_dir
-        self._records = Records(verified) if verified else None
-        self._keys = keys
+        self._planner = Planner(settings, keys=keys, instance=instance, clock=clock)
+        self._site = self._planner.site
         self._clock = clock
-        self._site = Site(
-            hostname=settings.server.hostname,
-            instance=instance,
-            public_url=settings.http.public_url,
-            feedback_domain=settings.feedback.domain or "",
-        )
         self._listeners = {entry.address: entry for entry in settings.listeners}
-        self._personal = _PersonalUse()
+        self._personal = PersonalUse()
         self._has_personal = any(s.category is Category.PERSONAL for s in settings.streams)
-        self._upstream_signs = any(u.upstream_signs for u in settings.upstreams)
-        self._wanted = {
-            s.id: Wanted(
-                names=(s.name, *s.known_as),
-                postal_address=s.postal_address,
-                own_url=f"{settings.http.public_url}/u/",
-            )
-            for s in settings.senders
-        }
+        self._weights = {sign: int(getattr(settings.promotion, sign)) for sign in SIGNS}
 
     # -- what the envelope alone tells -----------------------------------------------------------
 
@@ -250,14 +218,14 @@ class Reader:
             return refused_
         marketing = found.category is Category.MARKETING
         enforced = marketing and found.stream.mode == "enforce"
-        signing = self._signing(header, found.stream) if enforced else None
+        signing = self._planner.signing(header, found.stream) if enforced else None
         promotion, notes = await self._promotion(envelope, content, header, found)
         shown = None
         body = untouched(content, header)
-        failed = await self._failed(content, header)
+        failed = await self._planner.failed(content, header)
         if marketing or promotion:
-            signed_by = "" if signing else _covering(header, failed)
-            shown, body = await self._look(
+            signed_by = "" if signing else covering(header, failed)
+            shown, body = await self._planner.look(
                 envelope, content, header, recipients, found, signed_by=signed_by
             )
             if ANYONE in shown.own_tokens and body.placeholders:
@@ -266,18 +234,20 @@ class Reader:
                 notes += ("placeholder_left",)
         if enforced and body.refused is not None:
             return body.refused
-        owners = self._owners(shown, found.stream)
+        owners = self._planner.owners(shown, found.stream)
         holders = {owners[t] for t in shown.own_tokens if t in owners} if shown else set()
         if enforced and shown is not None and found.stream.footer == "require":
             all_hold = holders.issuperset(address.exact for address in recipients)
             if (lacks := _lacks(shown, all_hold)) is not None:
                 return lacks
         visible = count_visible(header) if marketing or promotion else None
-        edits = await self._plan(envelope, header, controls, found, body, visible, signing, failed)
+        edits = await self._planner.edits(
+            envelope, header, controls, found, body, visible, signing, failed
+        )
         if isinstance(edits, Reply) and edits.code == 550 and _may_be_signed(header, found):
             # Other mail is signed only where a field that no copy keeps was covered.
-            signing = signing or self._signing(header, found.stream)
-            edits = await self._plan(
+            signing = signing or self._planner.signing(header, found.stream)
+            edits = await self._planner.edits(
                 envelope, header, controls, found, body, visible, signing, failed
             )
         if isinstance(edits, Reply):
@@ -341,7 +311,7 @@ class Reader:
             mail_domain=envelope.mail_from.domain if envelope.mail_from else "",
             null_sender=envelope.mail_from is None,
             recipients=len(recipients),
-            signals=_signals(header, envelope),
+            signals=signals(header, solicitation=envelope.solicitation),
             personal_used_up=self._has_personal
             and self._personal.used_up(
                 envelope.submitter.identity, body, recipients, self._clock().date()
@@ -372,172 +342,19 @@ class Reader:
         """Whether transactional mail counts as promotional, and what the journal notes of it."""
         if found.category is not Category.TRANSACTIONAL or found.null:
             return False, ()
-        if _solicitation(header, envelope):
+        if envelope.solicitation or declared(header):
             return True, ("solicitation",)
-        rules = self._settings.promotion
-        weights = {sign: int(getattr(rules, sign)) for sign in SIGNS}
-        if len(content) > _LARGE_TO_INSPECT:
+        threshold = self._settings.promotion.threshold
+        if len(content) > LARGE_TO_INSPECT:
             found_ = await asyncio.to_thread(
-                score, content, header, weights, threshold=rules.threshold
+                score, content, header, self._weights, threshold=threshold
             )
         else:
-            found_ = score(content, header, weights, threshold=rules.threshold)
-        if found_.total < rules.threshold:
+            found_ = score(content, header, self._weights, threshold=threshold)
+        if found_.total < threshold:
             return False, ()
         note = f"promotion {found_.total}: {', '.join(found_.signs)}"
         return found.stream.promotion == "enforce", (note,)
-
-    async def _look(
-        self,
-        envelope: Envelope,
-        content: bytes,
-        header: Header,
-        recipients: tuple[Address, ...],
-        found: Class,
-        *,
-        signed_by: str,
-    ) -> tuple[Shown, BodyPlan]:
-        """What the displayed parts show, and what may be done to them; `signed_by` is the d= of a
-        signature that no edit may break, "" for none."""
-        stream = found.stream
-        sender = self._settings.sender(stream.sender)
-        wanted = self._wanted[sender.id]
-        marketing = found.category is Category.MARKETING
-        longest = len(wanted.own_url) + max(
-            (
-                len(seal(self._keys, OptOut(sender.id, stream.id, a.exact, f"{envelope.ref}.1000")))
-                for a in sorted(recipients, key=lambda a: -len(a.exact.encode()))[:1]
-            ),
-            default=0,
-        )
-
-        def look() -> tuple[Shown, BodyPlan]:
-            shown = inspect(content, header, wanted, every_alternative=stream.every_alternative)
-            if not marketing:
-                return shown, untouched(content, header)
-            return shown, plan_body(
-                content,
-                header,
-                shown,
-                brand=Brand(sender.name, sender.postal_address),
-                longest_url=longest,
-                footer=stream.footer == "auto",
-                every_alternative=stream.every_alternative,
-                signed_by=signed_by,
-            )
-
-        if len(content) > _LARGE_TO_INSPECT:
-            return await asyncio.to_thread(look)
-        return look()
-
-    async def _failed(self, content: bytes, header: Header) -> frozenset[Field]:
-        """The signatures of others that do not verify; none are known to where none is tried."""
-        if self._records is None or not header.named(DKIM):
-            return frozenset()
-        body = memoryview(content)[header.end :]
-        if len(content) > _LARGE_TO_INSPECT:
-            return await asyncio.to_thread(failed_signatures, header, body, self._records.find)
-        return failed_signatures(header, body, self._records.find)
-
-    def _signing(self, header: Header, stream: Stream) -> Signing | None:
-        """Our keys for a mail, None where we hold none for its From domain. Raises `KeysError`."""
-        now = self._clock()
-        keys = self._ring.aligned(stream.sender, headers.from_domain(header) or "", now)
-        return Signing(keys, now) if keys else None
-
-    async def _aligned(
-        self, header: Header, body: memoryview, stream: Stream, signing: Signing
-    ) -> Aligned:
-        """What planning needs to know of our keys; a signature that names one is verified."""
-        own = self._ring.own(stream.sender)
-        digest = b""
-        if any((s.d, s.s) in own for s in signatures(header)):
-            hasher = BodyHash()
-            if len(body) > _LARGE_TO_INSPECT:
-                digest = await asyncio.to_thread(hasher.digest, [body])
-            else:
-                digest = hasher.digest([body])
-
-        def sound(signature: Signature) -> bool:
-            key = self._ring.named(stream.sender, signature.d, signature.s)
-            return key is not None and holds(header, signature.field, key, digest)
-
-        return Aligned(signing.keys[0].domain, own, sound)
-
-    async def _plan(
-        self,
-        envelope: Envelope,
-        header: Header,
-        controls: Control,
-        found: Class,
-        body: BodyPlan,
-        visible: int | None,
-        signing: Signing | None,
-        failed: frozenset[Field],
-    ) -> tuple[EditPlan, EditPlan] | Reply:
-        """The edits of the header: with the body as it came, and with another one."""
-        stream = found.stream
-        enforce = stream.mode == "enforce" and not found.null
-        publication = None
-        if found.category is Category.MARKETING and enforce:
-            sender = self._settings.sender(stream.sender)
-            publication = Publication(
-                stream=stream.id,
-                sender=sender.id,
-                title=f"{sender.name} {stream.id}",
-                namespace=stream.list_id or next(iter(stream.from_domains), ""),
-                feedback_id=sender.feedback_id or "",
-                unsubscribe=Mode(stream.list_unsubscribe),
-                unsubscribe_hosts=frozenset(stream.list_unsubscribe_hosts),
-            )
-        aligned = None
-        if signing is not None:
-            came = memoryview(body.content)[body.start :]
-            aligned = await self._aligned(header, came, stream, signing)
-        rewrite = publication is not None and stream.visible_recipients == "rewrite"
-
-        def planned(*, body_edited: bool) -> EditPlan:
-            return plan(
-                header,
-                envelope=envelope,
-                site=self._site,
-                publication=publication,
-                enforce=enforce,
-                campaign=controls.campaign,
-                template=controls.template,
-                upstream_signs=self._upstream_signs,
-                own=lambda token: self._own_address(token, stream),
-                rewrite_to=rewrite and visible is not None and visible > 1,
-                body_edited=body_edited,
-                aligned=aligned,
-                failed=failed,
-            )
-
-        try:
-            edits = planned(body_edited=False)
-            touched = body.can_inject or body.placeholders
-            signed = header.named(DKIM) or header.named(ARC)
-            edited = planned(body_edited=True) if touched and signed else edits
-        except FoldError as error:
-            log.incident(ref=envelope.ref, error=error)
-            return our_fault(envelope.ref)
-        # The copy for the holder of an own link may keep fields that all others would replace.
-        refusals = (edits.refusal(address.exact) for address in envelope.recipients)
-        return next((refusal for refusal in refusals if refusal is not None), (edits, edited))
-
-    def _owners(self, shown: Shown | None, stream: Stream) -> dict[str, str]:
-        """The opt-out links of ours in the text: token to the exact address it is for."""
-        tokens = {token for seen in shown.seen for token in seen.own_tokens} if shown else set()
-        owners = {token: self._own_address(token, stream) for token in tokens - {ANYONE}}
-        return {token: address for token, address in owners.items() if address}
-
-    def _own_address(self, token: str, stream: Stream) -> str:
-        """The address that one of our tokens was sealed for, if it is of this sender; else ""."""
-        try:
-            optout = open_token(self._keys, token)
-        except TokenError:
-            return ""
-        return optout.address if optout.sender == stream.sender else ""
 
     def _listener(self, envelope: Envelope) -> Listener:
         return self._listeners[envelope.submitter.listener]
@@ -545,68 +362,6 @@ class Reader:
     def _credential(self, envelope: Envelope) -> Credential | None:
         name = envelope.submitter.credential
         return self._settings.credential(name) if name else None
-
-
-class _PersonalUse:
-    """How much a submitter used its personal stream today. Kept by this process, bounded, by
-    day.
-
-    A body counts people, not tries: mail that an upstream deferred comes again as it was.
-    """
-
-    _BODIES = 10_000
-
-    def __init__(self) -> None:
-        self._day = date.min
-        self._mails: dict[str, int] = {}
-        self._bodies: OrderedDict[str, set[str]] = OrderedDict()
-
-    def used_up(self, identity: str, body: str, recipients: Sequence[Address], today: date) -> bool:
-        """Whether one more mail would exceed the day's allowance."""
-        if today != self._day:
-            self._day = today
-            self._mails.clear()
-            self._bodies.clear()
-        people = self._bodies.get(body, set()).union(a.exact for a in recipients)
-        return (
-            self._mails.get(identity, 0) >= PERSONAL_PER_DAY
-            or len(people) > PERSONAL_BODY_RECIPIENTS
-        )
-
-    def note(self, identity: str, body: str, recipients: Sequence[Address]) -> None:
-        """Count a mail that was personal."""
-        self._mails[identity] = self._mails.get(identity, 0) + 1
-        self._bodies.setdefault(body, set()).update(a.exact for a in recipients)
-        self._bodies.move_to_end(body)
-        if len(self._bodies) > self._BODIES:
-            self._bodies.popitem(last=False)
-
-
-def _signals(header: Header, envelope: Envelope) -> Signals:
-    list_id = header.first(b"list-id") or b""
-    precedence = (header.first(b"precedence") or b"").lower()
-    auto = (header.first(b"auto-submitted") or b"").lower()
-    root = (header.first(b"content-type") or b"").lower()
-    return Signals(
-        from_domain=headers.from_domain(header) or "",
-        list_id=_list_label(list_id),
-        list_fields=any(field.name.startswith(b"list-") for field in header.fields),
-        bulk=precedence in _BULK,
-        report=root.startswith(b"multipart/report"),
-        solicitation=_solicitation(header, envelope),
-        auto_submitted=bool(auto) and auto.partition(b";")[0].strip() != b"no",
-    )
-
-
-def _solicitation(header: Header, envelope: Envelope) -> bool:
-    """Whether the sender declares the mail to be one, in a field or in the envelope (RFC 3865)."""
-    return envelope.solicitation or bool(header.named(b"solicitation"))
-
-
-def _list_label(value: bytes) -> str:
-    """The identifier of a List-Id (RFC 2919), lower case; "" where there is none."""
-    inner = value[value.rfind(b"<") + 1 : value.rfind(b">")] if b"<" in value else b""
-    return inner.strip().lower().decode("ascii", "replace")
 
 
 async def _hash(content: bytes, start: int) -> str:
@@ -618,6 +373,10 @@ async def _hash(content: bytes, start: int) -> str:
 
 def _digest(content: bytes, start: int) -> str:
     return hashlib.sha256(memoryview(content)[start:]).hexdigest()
+
+
+def _not_authorised(why: str) -> Reply:
+    return Reply(550, "5.7.1", f"not-authorised: {why}")
 
 
 def _lacks(shown: Shown, all_hold: bool) -> Reply | None:
@@ -632,16 +391,6 @@ def _lacks(shown: Shown, all_hold: bool) -> Reply | None:
     return None
 
 
-def _covering(header: Header, failed: frozenset[Field]) -> str:
-    """The d= of the first signature that an edit of the body would break, and that may be valid."""
-    broken = broken_by(header, body_edited=True, failed=failed)
-    return next((b.d or "?" for b in broken), "")
-
-
 def _may_be_signed(header: Header, found: Class) -> bool:
     """Whether verifiers would read this block as we do; of a bounce nothing is touched."""
     return not found.null and header.complete and headers.check_marketing(header) is None
-
-
-def _not_authorised(why: str) -> Reply:
-    return Reply(550, "5.7.1", f"not-authorised: {why}")

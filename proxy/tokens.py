@@ -32,6 +32,15 @@ def seal(keys: Keys, optout: OptOut) -> str:
     Equal input gives an equal token under the same key. Raises `ValueError` when it would exceed
     600 characters: any legal address (254 octets) fits, with up to 170 octets for the other three.
     """
+    return keys.seal(_PURPOSE, _payload(keys, optout))
+
+
+def length(keys: Keys, optout: OptOut) -> int:
+    """The characters of `seal(keys, optout)`, which is not made. Raises `ValueError` as that."""
+    return keys.sealed_length(len(_payload(keys, optout)))
+
+
+def _payload(keys: Keys, optout: OptOut) -> bytes:
     parts = [part.encode() for part in (optout.sender, optout.stream, optout.ref, optout.address)]
     if any(len(part) > 255 for part in parts):
         raise ValueError("an id or address of a token is over 255 octets")
@@ -39,10 +48,9 @@ def seal(keys: Keys, optout: OptOut) -> str:
     if (len(payload) + TAG_BYTES) % 3 == 0:
         # Whole base64 groups may end in "-" or "_", which what turns text into links may leave out.
         payload += _PAD
-    token = keys.seal(_PURPOSE, payload)
-    if len(token) > LONGEST_TOKEN:
+    if keys.sealed_length(len(payload)) > LONGEST_TOKEN:
         raise ValueError(f"a token over {LONGEST_TOKEN} characters: shorten the stream's id")
-    return token
+    return payload
 
 
 def open_(keys: Keys, token: str) -> OptOut:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from policy.address import parse
 from proxy.errors import TokenError
 from proxy.keys import Keys, load_keys, rotate
-from proxy.tokens import OptOut, open_, seal
+from proxy.tokens import OptOut, length, open_, seal
 
 ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
 REF = "01J9ZV3K7Q8M4T0000000000AB.12"
@@ -37,7 +37,10 @@ def test_it_opens_to_what_was_sealed(keys: Keys, optout: OptOut) -> None:
         token = seal(keys, optout)
     except ValueError as fault:
         assert "600 characters" in str(fault)  # noqa: PT017
+        with pytest.raises(ValueError, match="600 characters"):
+            length(keys, optout)
         return
+    assert length(keys, optout) == len(token)
     assert open_(keys, token) == optout
     assert token == seal(keys, optout)
     assert re.fullmatch(r"k1\.[A-Za-z0-9_-]+[A-Za-z0-9]", token), "no end that a linkifier drops"
