@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -45,6 +46,10 @@ from proxy.web.server import HttpServer
 
 #: Seconds between two looks at what `/readyz` reports.
 _PULSE = 5.0
+
+#: Objects made, less those freed, between two looks of the garbage collector; Python's own 700 cost
+#: a twentieth of a mail's CPU. The others are its generations, as `gc.set_threshold` has them.
+_COLLECT_AT = (20_000, 20, 20)
 
 #: Seconds between two counts of the living bases, which reads the whole ledger.
 _CENSUS = 3600.0
@@ -215,6 +220,7 @@ async def serve(settings: Settings) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     async with running(settings) as sluis:
         loop.add_signal_handler(signal.SIGHUP, certificates.renew, sluis.listeners)
+        _settle_memory()
         _notify_systemd()
         await stop.wait()
 
@@ -306,6 +312,16 @@ def _cannot_listen(settings: Settings, key: str, address: str, error: OSError) -
     # The words of the system alone: asyncio and uvloop put their own around them.
     why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
     return ConfigError([f"{settings.source}: {key}: cannot listen on {address}: {why}"])
+
+
+def _settle_memory() -> None:
+    """What is loaded stays: the collector need not look at it again, and may look less often.
+
+    Mail makes hardly any cycles; those that a failure makes are found all the same.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AT)
 
 
 def _notify_systemd() -> None:
