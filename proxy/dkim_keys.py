@@ -65,6 +65,7 @@ class KeyRing:
 
     def __init__(self, settings: Settings) -> None:
         self._files: dict[Path, _File] = {}
+        self._all = settings.dkim.keys
         self._entries: dict[str, dict[str, list[DkimKey]]] = {}
         senders = [sender.id for sender in settings.senders]
         for entry in settings.dkim.keys:
@@ -84,6 +85,16 @@ class KeyRing:
             return ()
         for domain in (from_domain, organisational(from_domain)):
             active = [e for e in by_domain.get(domain, ()) if (e.active_from or _ALWAYS) <= at]
+            if active:
+                return self._newest(active)
+        return ()
+
+    def of_host(self, hostname: str, at: datetime) -> tuple[Key, ...]:
+        """The keys that sign for our own host name, whosever streams they serve; as `aligned`."""
+        for domain in (hostname, organisational(hostname)):
+            active = [
+                e for e in self._all if e.domain == domain and (e.active_from or _ALWAYS) <= at
+            ]
             if active:
                 return self._newest(active)
         return ()

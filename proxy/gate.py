@@ -72,8 +72,8 @@ class Gate:
         self._clock = clock
         self._reader = Reader(settings, keys=keys, instance=instance, clock=clock)
         self._judge = Judge(settings, keys=keys, packs=packs, telemetry=telemetry, clock=clock)
-        self._notices = Notices(settings, keys=keys, store=store, clock=clock)
         signer = Signer()
+        self._notices = Notices(settings, keys=keys, store=store, signer=signer, clock=clock)
         self._resender = Resender(
             settings=settings,
             keys=keys,

@@ -400,7 +400,7 @@ def store_failed(*, ref: str, operation: str, error: str) -> None:
 
 
 def signing_failed(*, ref: str, error: str) -> None:
-    """A DKIM key could not be used; the client heard 451, nothing leaves unsigned."""
+    """A DKIM key could not be used; the client heard 451, or a notice of ours went unsigned."""
     _limited("error", "signing.failed", (_short(error),), _REFUSALS, ref=ref, error=error)
 
 

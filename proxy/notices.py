@@ -15,11 +15,15 @@ from datetime import datetime
 
 from policy.explain import explain
 from policy.model import Category, Decision, Reason, Verdict
+from proxy import log
 from proxy.config import Settings
+from proxy.dkim_keys import KeyRing
 from proxy.envelope import Envelope, Submitter
+from proxy.errors import KeysError
 from proxy.keys import Keys
 from proxy.mail import Mail
 from proxy.message.dsn import Failed, Returned, dsn, is_automatic
+from proxy.message.sign import Signer, Signing, SigningError
 from proxy.owed import kept
 from proxy.ref import new_ref
 from proxy.store.model import NewRow, Notice, State, Store, Submission
@@ -29,7 +33,8 @@ from proxy.store.model import NewRow, Notice, State, Store, Submission
 class Lost:
     """A recipient that gets nothing: `state` is blocked or failed, `reply` the line that says why.
 
-    `decision` is that of a block; `tried_at` the last attempt, None where there was none.
+    `decision` is that of a block; `remote` the host of the upstream that said `reply`, "" where it
+    is ours; `tried_at` the last attempt, None where there was none.
     """
 
     n: int
@@ -38,6 +43,7 @@ class Lost:
     state: State
     reply: str
     decision: Decision | None = None
+    remote: str = ""
     tried_at: datetime | None = None
 
 
@@ -45,12 +51,24 @@ class Notices:
     """Makes notices under one configuration."""
 
     def __init__(
-        self, settings: Settings, *, keys: Keys, store: Store, clock: Callable[[], datetime]
+        self,
+        settings: Settings,
+        *,
+        keys: Keys,
+        store: Store,
+        signer: Signer,
+        clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
         self._keys = keys
         self._store = store
+        self._signer = signer
         self._clock = clock
+        self._ring = KeyRing(settings)
+        # A notice is signed once, and which upstream takes it is not known then.
+        upstreams = settings.upstreams
+        self._omit = {name for upstream in upstreams for name in upstream.dkim_omit}
+        self._algorithms = set.intersection(*(set(upstream.dkim_keys) for upstream in upstreams))
 
     async def about(self, mail: Mail, lost: Sequence[Lost]) -> Notice | None:
         """One notice about all of `lost` that were not told of before; None where none is due.
@@ -69,7 +87,7 @@ class Notices:
         since = at - self._settings.delivery.dedupe_window
         told = await self._store.told([(one.copy_key, one.state) for one in wanted], since)
         new = [one for one in wanted if (one.copy_key, one.state) not in told]
-        return self._notice(mail, new, at, since) if new else None
+        return await self._notice(mail, new, at, since) if new else None
 
     def _wanted(self, mail: Mail, one: Lost) -> bool:
         if not one.address:
@@ -79,7 +97,9 @@ class Notices:
         said = mail.envelope.notices.get(one.address)
         return said is None or not said.notify or "FAILURE" in said.notify.split(",")
 
-    def _notice(self, mail: Mail, lost: Sequence[Lost], at: datetime, since: datetime) -> Notice:
+    async def _notice(
+        self, mail: Mail, lost: Sequence[Lost], at: datetime, since: datetime
+    ) -> Notice:
         sender = mail.envelope.mail_from
         if sender is None:
             raise ValueError("no notice goes to the null sender")
@@ -93,6 +113,7 @@ class Notices:
                 header=mail.header,
                 arrived=mail.envelope.received_at,
                 envid=mail.envelope.envid,
+                utf8=mail.envelope.smtputf8,
             ),
             [self._failed(mail, one, language, at) for one in lost],
             hostname=hostname,
@@ -101,6 +122,7 @@ class Notices:
             at=at,
             language=language,
         )
+        content = await self._signature(content, ref, at) + content
         envelope = Envelope(
             submitter=Submitter(listener=mail.envelope.submitter.listener, peer=""),
             ref=ref,
@@ -142,6 +164,22 @@ class Notices:
             since=since,
         )
 
+    async def _signature(self, content: bytes, ref: str, at: datetime) -> bytes:
+        """Our DKIM-Signature fields for a notice; b"" where no key is for our host name, or none
+        can be used now: an unsigned notice is better than none.
+        """
+        try:
+            keys = self._ring.of_host(self._settings.server.hostname, at)
+            keys = tuple(key for key in keys if key.algorithm in self._algorithms)
+            if not keys:
+                return b""
+            end = content.index(b"\r\n\r\n") + 4
+            head, body = content[:end], memoryview(content)[end:]
+            return await self._signer.sign(Signing(keys, at), head, [body], omit=self._omit)
+        except (KeysError, SigningError) as error:
+            log.signing_failed(ref=ref, error=str(error))
+            return b""
+
     def _failed(self, mail: Mail, one: Lost, language: str, at: datetime) -> Failed:
         said = mail.envelope.notices.get(one.address)
         return Failed(
@@ -150,5 +188,6 @@ class Notices:
             ref=f"{mail.ref}.{one.n}",
             words=explain(one.decision, language, at=at) if one.decision else "",
             orcpt=said.orcpt if said else "",
+            remote=one.remote,
             last_attempt=one.tried_at,
         )

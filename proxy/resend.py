@@ -301,6 +301,7 @@ class Resender:
             copy_key=case.copy_key,
             state=State.FAILED,
             reply=given.reply,
+            remote=given.remote,
             tried_at=now,
         )
         notice = await self._notices.about(mail, [lost])

@@ -178,5 +178,6 @@ def _failed(case: Case, given: Given, at: datetime) -> Lost | None:
         copy_key=case.copy_key,
         state=State.FAILED,
         reply=given.reply,
+        remote=given.remote,
         tried_at=at,
     )

@@ -109,22 +109,27 @@ async def _move(
 async def _drop(ledger: Ledger, rows: list[int]) -> int:
     from proxy.clock import utc_now
     from proxy.mail import Reader
+    from proxy.message.sign import Signer
     from proxy.notices import Notices
     from proxy.resend import Owing
 
     settings, keys, store = ledger.settings, ledger.keys, ledger.store
+    signer = Signer(1)
     owing = Owing(
         settings,
         reader=Reader(settings, keys=keys, instance="cli", clock=utc_now),
-        notices=Notices(settings, keys=keys, store=store, clock=utc_now),
+        notices=Notices(settings, keys=keys, store=store, signer=signer, clock=utc_now),
         store=store,
         clock=utc_now,
     )
     dropped = 0
-    for row in rows:
-        owed = await store.owed(row)
-        if owed is not None:
-            dropped += await owing.drop(owed, "550 5.4.0 given up by its operator")
+    try:
+        for row in rows:
+            owed = await store.owed(row)
+            if owed is not None:
+                dropped += await owing.drop(owed, "550 5.4.0 given up by its operator")
+    finally:
+        signer.close()
     return dropped
 
 

@@ -8,7 +8,7 @@ unknown.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from proxy.delivery import wire
 from proxy.delivery.channel import BrokenError, Channel, GarbledError, LostError
@@ -60,13 +60,15 @@ class Given:
 
     `reply` is one line of printable ASCII with its code: the upstream's own verbatim (several lines
     joined by ` / `), or ours (`451 4.4.x`, `55x`) where the upstream gave none. `stage` is local,
-    connect, tls, greeting, ehlo, starttls, auth, rset, mail, rcpt, data, content or dot.
+    connect, tls, greeting, ehlo, starttls, auth, rset, mail, rcpt, data, content or dot. `remote`
+    is the host (name or address) of the upstream whose reply it is, "" where none answered.
     """
 
     result: Result
     code: int
     reply: str
     stage: str
+    remote: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:
@@ -120,6 +122,7 @@ class Session:
         self._data = upstream.data_timeout.total_seconds()
         self._final = upstream.final_timeout.total_seconds()
         self._limit = upstream.messages_per_connection
+        self._host = upstream.host
         self._dirty = False  # a transaction may be open at the server
         self._tx: _Transaction | None = None
         self.offered = dict(offered)
@@ -238,7 +241,7 @@ class Session:
         if answer.kind not in _KINDS:
             raise GarbledError(f"{answer.code} in reply to RCPT")
         if answer.kind != 2 and tx.given[n] is None:
-            tx.given[n] = Given(_KINDS[answer.kind], answer.code, answer.line, tx.stage)
+            tx.given[n] = self._said(answer, tx.stage)
         return answer.kind == 2
 
     def _refuse_all(self, tx: _Transaction, mail: wire.Answer) -> None:
@@ -333,8 +336,11 @@ class Session:
 
     def _decide(self, tx: _Transaction, answer: wire.Answer) -> None:
         """`answer` is the result of every recipient that has none yet."""
-        given = Given(_KINDS[answer.kind], answer.code, answer.line, tx.stage)
+        given = self._said(answer, tx.stage)
         tx.given = [one or given for one in tx.given]
+
+    def _said(self, answer: wire.Answer, stage: str) -> Given:
+        return Given(_KINDS[answer.kind], answer.code, answer.line, stage, self._host)
 
     def _give_up(self, tx: _Transaction, broken: BrokenError) -> None:
         result = Result.UNKNOWN if tx.dot else Result.UNSENT

@@ -7,6 +7,7 @@ it came. The body is never returned, and neither is who else got the mail.
 from __future__ import annotations
 
 import binascii
+import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from proxy.message import mailboxes
 from proxy.message.control import control_fields
 from proxy.message.dates import rfc5322
 from proxy.message.header import VISIBLE, Header
+from proxy.message.transfer import quoted
 from proxy.replies import printable
 
 #: The returned header is cut after the field that ends before this many octets.
@@ -24,10 +26,12 @@ MAX_HEADER = 65_536
 
 _BLIND = (b"bcc", b"resent-bcc")
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
+_UTF8_XTEXT = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 _MSG_ID = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>")
 _BOUNDARY = re.compile(r"[0-9A-Za-z]{16,60}")
 _ENHANCED = re.compile(r"[45]\d\d[ -]([245]\.\d{1,3}\.\d{1,3})\b")
 
+#: Subjects are ASCII, so that nothing of a notice's top needs encoding.
 _WORDS = {
     "en": {
         "subject": "Undelivered mail returned to sender",
@@ -44,7 +48,41 @@ _WORDS = {
         "ref": "Kenmerk",
         "end": "Dit bericht is gemaakt door de mailrelay {host}. Beantwoord het niet.",
     },
+    "de": {
+        "subject": "Nicht zustellbare E-Mail",
+        "intro": "Ihre E-Mail vom {at} wurde nicht an alle zugestellt. Es wird nichts mehr versucht"
+        " f\u00fcr:",
+        "said": "Antwort",
+        "ref": "Vorgang",
+        "end": "Diese Nachricht stammt vom Mail-Relay {host}. Bitte nicht darauf antworten.",
+    },
+    "fr": {
+        "subject": "Message non remis",
+        "intro": "Votre message du {at} n'a pas \u00e9t\u00e9 remis \u00e0 tous. Aucun nouvel essai"
+        " pour\u00a0:",
+        "said": "R\u00e9ponse",
+        "ref": "R\u00e9f\u00e9rence",
+        "end": "Cet avis a \u00e9t\u00e9 \u00e9tabli par le relais {host}. N'y r\u00e9pondez pas.",
+    },
+    "es": {
+        "subject": "Correo no entregado",
+        "intro": "Su correo del {at} no se entreg\u00f3 a todos. No se volver\u00e1 a intentar"
+        " para:",
+        "said": "Respuesta",
+        "ref": "Referencia",
+        "end": "Este aviso lo gener\u00f3 el servidor de correo {host}. No responda a \u00e9l.",
+    },
+    "it": {
+        "subject": "Messaggio non recapitato",
+        "intro": "Il suo messaggio del {at} non \u00e8 stato recapitato a tutti. Non si ritenta"
+        " per:",
+        "said": "Risposta",
+        "ref": "Riferimento",
+        "end": "Questo avviso \u00e8 stato generato dal relay {host}. Non rispondere.",
+    },
 }
+#: The languages of a notice; what explains a decision is in those of `policy.explain`.
+LANGUAGES = tuple(_WORDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +112,24 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Returned:
-    """The mail that is reported on. `envid` is as the client typed it (xtext) or ""."""
+    """The mail that is reported on. `envid` is as the client typed it (xtext) or ""; `utf8` tells
+    that the client announced an internationalised header (SMTPUTF8).
+    """
 
     mail_from: str
     header: Header
     arrived: datetime
     envid: str = ""
+    utf8: bool = False
 
 
 def is_automatic(header: Header) -> bool:
-    """Whether the mail says that no person wrote it (RFC 3834): no notice is sent about it."""
+    """Whether no notice is sent about the mail: it says that no person wrote it (RFC 3834), or it
+    is a report itself (RFC 6522), such as a bounce that somebody passes on.
+    """
+    kind = (header.first(b"content-type") or b"").partition(b";")[0].strip().lower()
+    if kind == b"multipart/report":
+        return True
     auto = (header.first(b"auto-submitted") or b"").partition(b";")[0].strip().lower()
     return bool(auto) and auto != b"no"
 
@@ -108,8 +154,7 @@ def dsn(
     if not _BOUNDARY.fullmatch(boundary):
         raise ValueError("a boundary is 16 to 60 letters and digits")
     words = _WORDS.get(language, _WORDS["en"])
-    returned = _returned_header(mail.header, failed)
-    ascii_ = returned.isascii()
+    kind, returned = _returned(mail, failed)
     parts = [
         (
             "Content-Type: text/plain; charset=utf-8\r\n"
@@ -117,12 +162,7 @@ def dsn(
             _text(mail, failed, words, hostname),
         ),
         ("Content-Type: message/delivery-status", _report(mail, failed, hostname)),
-        (
-            "Content-Type: text/rfc822-headers"
-            if ascii_
-            else "Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit",
-            returned,
-        ),
+        (kind, returned),
     ]
     if any(boundary.encode() in content for _, content in parts):
         raise ValueError("the boundary occurs in the mail")
@@ -138,7 +178,7 @@ def dsn(
         "Content-Type: multipart/report; report-type=delivery-status;",
         f' boundary="{boundary}"',
     ]
-    if not ascii_:
+    if not returned.isascii():
         top.append("Content-Transfer-Encoding: 8bit")
     made = "\r\n".join(top).encode() + b"\r\n\r\n"
     for head, content in parts:
@@ -167,14 +207,14 @@ def _report(mail: Returned, failed: Sequence[Failed], hostname: str) -> bytes:
     for one in failed:
         lines.append("")
         if original := _original(one.orcpt):
-            lines.append(f"Original-Recipient: rfc822; {original}")
+            lines.append(f"Original-Recipient: {original}")
         lines += [
             f"Final-Recipient: {_recipient(one.address)}",
             "Action: failed",
             f"Status: {one.status}",
         ]
         if one.remote:
-            lines.append(f"Remote-MTA: dns; {one.remote}")
+            lines.append(f"Remote-MTA: dns; {_mta(one.remote)}")
         lines.append(f"Diagnostic-Code: smtp; {printable(one.reply)}")
         if one.last_attempt is not None:
             lines.append(f"Last-Attempt-Date: {rfc5322(one.last_attempt)}")
@@ -182,20 +222,47 @@ def _report(mail: Returned, failed: Sequence[Failed], hostname: str) -> bytes:
 
 
 def _original(orcpt: str) -> str:
-    """The address that the client was first given, if it is one: programs believe it."""
+    """The address that the client was first given, with its type, if it is one: programs believe
+    it. RFC 6533 section 3 has the type utf-8.
+    """
     kind, _, typed = orcpt.partition(";")
     try:
-        return parse(_decoded(typed)).exact if kind.lower() == "rfc822" else ""
+        if kind.lower() == "rfc822":
+            return f"rfc822; {parse(_decoded(typed)).exact}"
+        if kind.lower() == "utf-8":
+            plain = _UTF8_XTEXT.sub(lambda match: _point(match[1]), typed)
+            return f"utf-8; {_spelt(parse(plain, smtputf8=True).exact)}"
     except AddressError:
-        return ""
+        pass
+    return ""
+
+
+def _point(digits: str) -> str:
+    """A character by its number; none for what is no character."""
+    number = int(digits, 16)
+    return chr(number) if number < 0x110000 and not 0xD800 <= number < 0xE000 else ""
 
 
 def _recipient(address: str) -> str:
     """The address with its type; one beyond ASCII in the spelling of RFC 6533 section 3."""
     if address.isascii():
         return f"rfc822; {address}"
-    spelt = (c if "!" <= c <= "~" and c not in "\\+=" else f"\\x{{{ord(c):X}}}" for c in address)
-    return f"utf-8; {''.join(spelt)}"
+    return f"utf-8; {_spelt(address)}"
+
+
+def _spelt(address: str) -> str:
+    return "".join(
+        c if "!" <= c <= "~" and c not in "\\+=" else f"\\x{{{ord(c):X}}}" for c in address
+    )
+
+
+def _mta(host: str) -> str:
+    """A host as the type `dns` has it (RFC 3464 section 2.1.2): a name, or an address literal."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return printable(host)
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
 
 
 def _decoded(xtext: str) -> str:
@@ -207,6 +274,31 @@ def _decoded(xtext: str) -> str:
 def _references(header: Header) -> list[str]:
     value = (header.first(b"message-id") or b"").decode("ascii", "replace")
     return [f"References: {value}"] if _MSG_ID.fullmatch(value) and len(value) < 900 else []
+
+
+def _returned(mail: Returned, failed: Sequence[Failed]) -> tuple[str, bytes]:
+    """The third part: its fields, and what it returns.
+
+    One beyond ASCII is `message/global-headers` where the client announced such a header, which is
+    then UTF-8 (RFC 6533 section 6.3). Any other 8-bit octets are a header that is broken, and so it
+    is sent in quoted-printable (RFC 6522 section 4): no upstream can refuse the notice for them.
+    """
+    header = _returned_header(mail.header, failed)
+    if header.isascii():
+        return "Content-Type: text/rfc822-headers", header
+    if mail.utf8 and _is_utf8(header):
+        kind = "Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit"
+        return kind, header
+    kind = "Content-Type: text/rfc822-headers\r\nContent-Transfer-Encoding: quoted-printable"
+    return kind, quoted(header)
+
+
+def _is_utf8(octets: bytes) -> bool:
+    try:
+        octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _returned_header(header: Header, failed: Sequence[Failed]) -> bytes:

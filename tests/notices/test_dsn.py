@@ -6,16 +6,19 @@ import email
 import email.policy
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import pytest
 from flufl.bounce import all_failures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sisimai import by_sisimai
 
 from policy.explain import explain
 from policy.model import Decision, Reason, Verdict
-from proxy.message.dsn import MAX_HEADER, Failed, Returned, dsn, is_automatic
+from proxy.config import Stream
+from proxy.message.dsn import LANGUAGES, MAX_HEADER, Failed, Returned, dsn, is_automatic
 from proxy.message.header import index
 
 AT = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
@@ -36,9 +39,15 @@ def failed(address: str = "anna@example.nl", **more: Any) -> Failed:
     return Failed(address=address, **values)
 
 
-def made(content: bytes = PLAIN, *people: Failed, envid: str = "", **more: Any) -> bytes:
+def made(
+    content: bytes = PLAIN, *people: Failed, envid: str = "", utf8: bool = False, **more: Any
+) -> bytes:
     mail = Returned(
-        mail_from="bounces@news.acme.example", header=index(content), arrived=AT, envid=envid
+        mail_from="bounces@news.acme.example",
+        header=index(content),
+        arrived=AT,
+        envid=envid,
+        utf8=utf8,
     )
     return dsn(
         mail,
@@ -141,10 +150,84 @@ def test_the_header_is_cut_at_a_field() -> None:
     assert header.endswith(b"x" * 900 + b"\r\n")
 
 
-def test_a_header_beyond_ascii_is_global() -> None:
-    content = made("From: a@b.example\r\nSubject: caf\u00e9\r\n\r\n".encode())
+def test_a_header_that_was_announced_beyond_ascii_is_global() -> None:
+    content = made("From: a@b.example\r\nSubject: caf\u00e9\r\n\r\n".encode(), utf8=True)
     assert b"Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit" in content
     assert permanent(content)[1] == {b"anna@example.nl"}
+
+
+@pytest.mark.parametrize(
+    ("charset", "utf8"), [("utf-8", False), ("latin-1", False), ("latin-1", True)]
+)
+def test_other_octets_in_a_header_are_quoted(charset: str, utf8: bool) -> None:
+    """A header that is broken returns as it came, in a notice that any upstream takes."""
+    broken = "From: a@b.example\r\nSubject: caf\u00e9 = 1 \r\n".encode(charset)
+    content = made(broken + b"\r\nx", utf8=utf8)
+    assert content.isascii()
+    returned = parts(content)[2]
+    assert returned.get_content_type() == "text/rfc822-headers"
+    assert returned["Content-Transfer-Encoding"] == "quoted-printable"
+    assert returned.get_payload(decode=True) == broken
+    assert permanent(content)[1] == {b"anna@example.nl"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_programs_read_it_in_every_language(language: str, tmp_path: Path) -> None:
+    people = [
+        failed(words=explain(BLOCK, language, at=AT)),
+        failed("bram@example.nl", reply="552 5.2.2 mailbox full", remote="mx.example.nl"),
+    ]
+    content = made(PLAIN, *people, language=language)
+    assert content.isascii()
+    assert permanent(content) == (set(), {b"anna@example.nl", b"bram@example.nl"})
+    anna, bram = by_sisimai(tmp_path, content)
+    assert anna["recipient"] == "anna@example.nl"
+    assert (anna["action"], anna["status"], anna["code"]) == ("failed", "5.7.1", "550")
+    assert bram == {
+        "recipient": "bram@example.nl",
+        "action": "failed",
+        "status": "5.2.2",
+        "code": "552",
+        "remote": "mx.example.nl",
+    }
+
+
+def test_each_stream_language_has_its_own_words() -> None:
+    assert get_args(Stream.model_fields["lang"].annotation) == LANGUAGES
+    texts = {parts(made(language=language))[0].get_content() for language in LANGUAGES}
+    assert len(texts) == len(LANGUAGES)
+
+
+@pytest.mark.parametrize(
+    ("host", "mta"),
+    [
+        ("mx.example.nl", "mx.example.nl"),
+        ("192.0.2.1", "[192.0.2.1]"),
+        ("2001:db8::1", "[IPv6:2001:db8::1]"),
+    ],
+)
+def test_the_remote_mta_is_a_name_or_a_literal(host: str, mta: str) -> None:
+    assert f"Remote-MTA: dns; {mta}\r\n".encode() in made(PLAIN, failed(remote=host))
+
+
+@pytest.mark.parametrize(
+    ("typed", "field"),
+    [
+        ("rfc822;Anna+2Bx@example.nl", b"rfc822; Anna+x@example.nl"),
+        ("RFC822;anna@example.nl", b"rfc822; anna@example.nl"),
+        ("utf-8;ren\\x{E9}@example.nl", b"utf-8; ren\\x{E9}@example.nl"),
+        ("utf-8;ren\u00e9@example.nl", b"utf-8; ren\\x{E9}@example.nl"),
+        ("utf-8;x\\x{D800}@", b""),
+        ("utf-8;x\\x{0D}\\x{0A}y@example.nl", b""),
+        ("x400;c=nl", b""),
+        ("rfc822;no+20address", b""),
+        ("rfc822;a+0D+0Ab@example.nl", b""),
+    ],
+)
+def test_the_original_recipient_is_an_address_or_nothing(typed: str, field: bytes) -> None:
+    content = made(PLAIN, failed(orcpt=typed))
+    assert (b"Original-Recipient: " in content) is bool(field)
+    assert not field or b"Original-Recipient: " + field + b"\r\n" in content
 
 
 def test_an_address_beyond_ascii_is_spelt_in_ascii() -> None:
@@ -190,6 +273,12 @@ def test_nobody_is_told_of_nothing_or_at_no_address(mail_from: str) -> None:
 def test_automatic_mail(value: str, automatic: bool) -> None:
     assert is_automatic(index(f"Auto-Submitted: {value}\r\n\r\n".encode())) is automatic
     assert not is_automatic(index(PLAIN))
+
+
+def test_a_report_is_automatic_whatever_else_it_says() -> None:
+    report = b"From: a@b.example\r\nContent-Type: Multipart/Report; boundary=b\r\n\r\n"
+    assert is_automatic(index(report))
+    assert not is_automatic(index(report.replace(b"Report", b"Mixed")))
 
 
 #: What a front door lets in: no bare line ends, no NUL, no very long lines.

@@ -64,6 +64,18 @@ def test_never_the_key_of_another_sender(tmp_path: Path) -> None:
     assert keys.named("beta", "acme.example", "a") is None
 
 
+def test_our_own_host_signs_with_a_key_of_its_domain(tmp_path: Path) -> None:
+    keys = ring(
+        tmp_path,
+        key("acme.example", "a"),
+        key("acme.example", "e", "ed", more='sender = "beta"'),
+        key("gate.beta.example", "b", more='sender = "beta"'),
+    )
+    assert names(keys.of_host("gate.acme.example", AT)) == ["e.acme.example", "a.acme.example"]
+    assert names(keys.of_host("gate.beta.example", AT)) == ["b.gate.beta.example"]
+    assert keys.of_host("mx.beta.example", AT) == ()
+
+
 def test_rotation_at_an_instant(tmp_path: Path) -> None:
     change = datetime(2026, 12, 1, tzinfo=UTC)
     later = 'sender = "acme"\nactive_from = 2026-12-01T00:00:00Z'
