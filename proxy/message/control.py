@@ -42,15 +42,23 @@ class Control:
     template: str = ""
 
 
+_NOTHING = Control()
+
+
 def control_fields(header: Header) -> list[Field]:
     """All `Sluis-*` fields; every copy goes without them."""
+    if not any(name.startswith(PREFIX) for name in header.by_name):
+        return []
     return [field for field in header.fields if field.name.startswith(PREFIX)]
 
 
 def control(header: Header) -> Control:
     """Read the control headers. Raises `ControlError`."""
     found: dict[str, tuple[str, ...]] = {}
-    for field in control_fields(header):
+    fields = control_fields(header)
+    if not fields:
+        return _NOTHING
+    for field in fields:
         key = field.name.removeprefix(PREFIX)
         shown = _shown(field.name)
         if field.name == REFERENCE:

@@ -14,4 +14,5 @@ def rfc5322(at: datetime) -> str:
         raise ValueError("a date field needs an aware time")
     utc = at.astimezone(UTC)
     day, month = _DAYS[utc.weekday()], _MONTHS[utc.month - 1]
-    return f"{day}, {utc.day} {month} {utc.year:04} {utc:%H:%M:%S} +0000"
+    clock = f"{utc.hour:02}:{utc.minute:02}:{utc.second:02}"
+    return f"{day}, {utc.day} {month} {utc.year:04} {clock} +0000"

@@ -38,6 +38,9 @@ class Kind(StrEnum):
     AMP = "text/x-amp-html"
 
 
+_KINDS = frozenset(Kind)
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A part that a reader may be shown, and how."""
@@ -57,7 +60,7 @@ def targets(part: Part) -> list[Target]:
         raise StopError("a forwarded message is shown")
     if word.startswith("application/") and word.endswith("pkcs7-mime"):
         raise StopError("encrypted or signed")
-    if word not in set(Kind):
+    if word not in _KINDS:
         return []
     if not part.type.sound or not part.encoding.sound or part.encoding.parameters:
         raise StopError("content type or encoding is not clear")

@@ -103,6 +103,8 @@ def tags(header: Header, field: Field) -> dict[str, str]:
 
 def oversigned(header: Header, name: bytes, failed: Collection[Field] = ()) -> bool:
     """Whether a well-formed signature forbids adding a field of this lower-case name."""
+    if DKIM not in header.by_name:
+        return False
     return any(
         signature.names is not None and signature.names[name] > _present(header, signature, name)
         for signature in signatures(header, failed=failed)
@@ -141,6 +143,10 @@ class Settled:
     failed: tuple[str, ...] = ()
 
 
+#: What becomes of a mail that nobody signed.
+_SIGN, _LEAVE = Settled(sign=True), Settled()
+
+
 def settle(
     header: Header,
     *,
@@ -156,15 +162,25 @@ def settle(
     gets; `wanted` tells that the mail is signed even where nothing breaks; `failed` are signatures
     that do not verify: no edit is left undone for them.
     """
+    if DKIM not in header.by_name and ARC not in header.by_name:
+        return _SIGN if wanted and aligned is not None else _LEAVE
     edit = _Edit(header, removed, added, body_edited, failed)
     if aligned is None:
         return _settle_unsigned(edit)
+    return _settle_signed(edit, trace, aligned, wanted=wanted)
+
+
+def _settle_signed(
+    edit: _Edit, trace: Collection[bytes], aligned: Aligned, *, wanted: bool
+) -> Settled:
+    """Where we hold a key: what breaks goes, and the copy is signed."""
+    header, removed, added, failed = edit.header, edit.removed, edit.added, edit.failed
     there = signatures(header, failed=failed)
     ours = [s for s in there if (s.d, s.s) in aligned.own]
     kept = (
         not added
         and any(s.names and all(s.names[name] for name in _ONE_CLICK) for s in ours)
-        and not _broken_among(header, ours, removed, trace, body_edited)
+        and not _broken_among(header, ours, removed, trace, edit.body_edited)
         and all(aligned.holds(s) for s in ours)
     )
     everything = replace(edit, added=(*added, *trace, *([] if kept else [DKIM])))

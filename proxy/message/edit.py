@@ -163,10 +163,11 @@ def plan(
     if publication is not None:
         extra = _marketing(header, envelope, site, publication, campaign, aligned, failed)
         links = None if template == DOI_CONFIRMATION else site.links
-    there = list_unsubscribe.existing(header)
+    there = list_unsubscribe.existing(header) if links is not None else None
     kept = (
         publication is not None
         and links is not None
+        and there is not None
         and publication.unsubscribe is Mode.KEEP
         and list_unsubscribe.kept(there, links, publication.unsubscribe_hosts)
     )
@@ -188,7 +189,7 @@ def plan(
     marks = _marks(header, main, failed, enforce=enforce)
     marks += ["to_rewritten"] if rewrite_to else []
     marks += ["list_unsubscribe_kept"] if kept else []
-    if publication is not None and links is not None:
+    if publication is not None and links is not None and there is not None:
         token = list_unsubscribe.own_token(there, links)
         own_recipient = own(token) if token else ""
         if own_recipient:
@@ -361,7 +362,11 @@ def _variant(
         wanted=signing.wanted,
         failed=signing.failed,
     )
-    remove = [f for f in header.fields if f.name in removed or f in settled.gone]
+    remove = (
+        [f for f in header.fields if f.name in removed or f in settled.gone]
+        if removed or settled.gone
+        else []
+    )
     pieces = splice(header, remove=remove, add=[extra.tail])
     if extra.blank_line:
         pieces.append(b"\r\n" if header.raw.endswith(b"\r\n") else b"\r\n\r\n")

@@ -25,11 +25,21 @@ def fold(name: str, words: Sequence[str]) -> bytes:
 
     Raises `FoldError`.
     """
-    lines = [f"{name}:"]
+    return finished(name, filled((f"{name}:",), words))
+
+
+def filled(begun: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The lines of a field that is `begun`, with `words` after what is there."""
+    lines = list(begun)
     for word in words:
         if len(lines[-1]) + 1 + len(word) > WIDTH:
             lines.append("")
         lines[-1] += f" {word}"
+    return lines
+
+
+def finished(name: str, lines: Sequence[str]) -> bytes:
+    """Its octets, with the final CRLF. Raises `FoldError`."""
     text = "\r\n".join(lines)
     if not text.isascii() or any(len(line) > MAX_LINE or not line.isprintable() for line in lines):
         raise FoldError(f"field {name} cannot be written")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from proxy.message import mailboxes
 from proxy.replies import Reply
@@ -23,6 +24,10 @@ MAX_FIELDS = 1_000
 # RFC 5322 section 2.2: 33-126 without the colon; white space before the colon is obsolete (4.5) but
 # read.
 _NAME = re.compile(rb"([!-9;-~]++)[ \t]*+:")
+# A whole field: what nearly all are, without a bare CR and of some lines only.
+_FIELD = re.compile(
+    rb"([!-9;-~]++)[ \t]*+:((?>[^\r]*(?:\r\n[ \t][^\r]*){0,100})\r\n)(?![ \t])"
+)
 # Where a field ends: a line end that no white space follows.
 _FIELD_END = re.compile(rb"\r\n(?![ \t])")
 _BLANK_CONTINUATION = re.compile(rb"\r\n[ \t]++(?:\r\n|\Z)")
@@ -78,8 +83,7 @@ class Problem:
     fault: Fault
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field: `name` in lower case; offsets into the content.
 
     The field with all its lines is `[start, end)`, final CRLF included; its value begins at
@@ -158,7 +162,9 @@ def index(content: bytes, *, max_bytes: int = MAX_BYTES, max_fields: int = MAX_F
     complete = content.startswith(b"\r\n", fields_end)
     end = fields_end + 2 if complete else fields_end
     problems = []
-    blank = _BLANK_CONTINUATION.search(content, start, fields_end)
+    blank = None
+    if content.find(b"\r\n ", start, fields_end) >= 0 or b"\t" in content[start:fields_end]:
+        blank = _BLANK_CONTINUATION.search(content, start, fields_end)
     if blank:
         problems.append(Problem(_line(content, blank.start() + 2), Fault.BLANK_CONTINUATION))
     if not complete and fields_end < len(content):
@@ -191,6 +197,10 @@ def scan_fields(
     fields: list[Field] = []
     at = start
     limit = start + max_bytes
+    while len(fields) < max_fields and (match := _FIELD.match(content, at, limit)) is not None:
+        end = match.end()
+        fields.append(Field(match[1].lower(), at, end, match.start(2)))
+        at = end
     while (match := _NAME.match(content, at, limit)) is not None:
         stop = _FIELD_END.search(content, match.end(), limit)
         if stop is None and limit < len(content):
@@ -237,7 +247,8 @@ def check_marketing(header: Header, *, refuse_8bit: bool = False) -> Reply | Non
     """
     if header.problems:
         return _malformed(min(problem.line for problem in header.problems))
-    for name in SINGLETONS:
+    repeated = len(header.by_name) < len(header.fields)
+    for name in SINGLETONS if repeated else ():
         if len(header.named(name.lower().encode())) > 1:
             return Reply(554, "5.6.0", f"header-duplicate {name}")
     try:

@@ -12,6 +12,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from policy.address import Address, AddressError, parse
 from proxy.message import encoded
@@ -22,6 +23,8 @@ ENOUGH = 101
 # Far more than any hundred mailboxes need; a field of comments ends here.
 _MAX_TOKENS = 20_000
 _MAX_DEPTH = 20
+# Octets of a value that may be remembered with its reading.
+_SHORT = 512
 
 # Kinds of token: space, comment, quoted string, domain literal, text, and the specials one by one.
 _TOKEN = re.compile(
@@ -32,6 +35,12 @@ _TOKEN = re.compile(
        | (?P<text>[^ \t\r\n()"\\\[\]<>,;:@]++)
        | (?P<special>.)""",
     re.VERBOSE | re.DOTALL,
+)
+# Exactly one mailbox, without comments, routes or groups: what most fields show.
+_ATOM = rb"[^ \t\r\n()\"\\\[\]<>,;:@]++"
+_ONE = re.compile(
+    rb"[ \t]*+(?:" + _ATOM + rb"@" + _ATOM + rb'|(?:"[^"\\]*+"[ \t]*+|[^\r\n()"\\\[\]<>,;:@]*+)'
+    rb"<" + _ATOM + rb"@" + _ATOM + rb">)[ \t]*+"
 )
 _IN_COMMENT = re.compile(rb"(?>(?:[^()\\]|\\.)*)([()])", re.DOTALL)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -57,6 +66,12 @@ def count(value: bytes, most: int = ENOUGH) -> int:
     Counts what a reader can see, so a second `@` without a comma counts. Raises `AmbiguousError`
     for an unclosed quote, comment or angle bracket, since what follows would be missed.
     """
+    if _ONE.fullmatch(value):
+        return min(1, most)
+    return _counted(value, most)
+
+
+def _counted(value: bytes, most: int) -> int:
     total = 0
     item = _Item()
     for kind, text in _tokens(value):
@@ -150,6 +165,11 @@ def single(value: bytes) -> Mailbox:
     """The one mailbox of a From value. Raises `AmbiguousError` for none, several, and every
     doubtful form.
     """
+    # An application writes the same From in all its mails.
+    return _remembered(value) if len(value) <= _SHORT else _single(value)
+
+
+def _single(value: bytes) -> Mailbox:
     if not value.strip(b" \t"):
         raise AmbiguousError("missing")
     if _CONTROL.search(value):
@@ -200,6 +220,9 @@ def single(value: bytes) -> Mailbox:
     except AddressError as error:
         raise AmbiguousError(str(error)) from None
     return Mailbox(_display(name), address)
+
+
+_remembered = lru_cache(maxsize=1024)(_single)
 
 
 def _display(phrase: list[bytes]) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from proxy.message.header import Field, Header, scan_fields
 
@@ -19,6 +20,8 @@ _MAX_DASH_LINES = 20_000
 _MAX_PART_HEADER = 65_536
 _MAX_PART_FIELDS = 1_000
 _MAX_BOUNDARY = 200
+# Octets of a value that may be remembered with its reading.
+_SHORT = 512
 
 _TOKEN = rb"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]++"
 _TYPE = re.compile(rb"[ \t]*+(" + _TOKEN + rb")[ \t]*+(?:/[ \t]*+(" + _TOKEN + rb"))?[ \t]*+")
@@ -49,6 +52,7 @@ class Value:
 # What a part is that does not say (RFC 2046 sections 5.1 and 5.1.5).
 _PLAIN = Value("text/plain", {})
 _FORWARDED = Value("message/rfc822", {})
+_SEVEN_BIT = Value("7bit", {})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -170,7 +174,7 @@ def _begin(
 def _part(content: bytes, fields: Sequence[Field], start: int, default: Value) -> Part:
     return Part(
         type=_value(content, fields, b"content-type") or default,
-        encoding=_value(content, fields, b"content-transfer-encoding") or Value("7bit", {}),
+        encoding=_value(content, fields, b"content-transfer-encoding") or _SEVEN_BIT,
         disposition=_value(content, fields, b"content-disposition"),
         start=start,
     )
@@ -181,13 +185,19 @@ def _value(content: bytes, fields: Sequence[Field], name: bytes) -> Value | None
     if not found:
         return None
     raw = content[found[0].value_start : found[0].end].replace(b"\r\n", b"")
+    typed = name == b"content-type"
+    value = _remembered(raw, typed) if len(raw) <= _SHORT else _read(raw, typed)
+    return value if len(found) == 1 else replace(value, sound=False)
+
+
+def _read(raw: bytes, typed: bool) -> Value:
     match = _TYPE.match(raw)
-    if match is None or (name == b"content-type") != (match[2] is not None):
+    if match is None or typed != (match[2] is not None):
         # RFC 2045 5.2: a type that cannot be read counts as plain text; it is no target.
-        return Value("text/plain" if name == b"content-type" else "", {}, sound=False)
+        return Value("text/plain" if typed else "", {}, sound=False)
     word = match[1] if match[2] is None else match[1] + b"/" + match[2]
     parameters: dict[str, bytes] = {}
-    sound = len(found) == 1
+    sound = True
     at = match.end()
     for _ in range(_MAX_PARAMETERS):
         if at == len(raw):
@@ -202,6 +212,9 @@ def _value(content: bytes, fields: Sequence[Field], name: bytes) -> Value | None
         sound = sound and key not in parameters
         parameters.setdefault(key, _unquoted(match[2]))
     return Value(word.decode("ascii").lower(), parameters, sound and at == len(raw))
+
+
+_remembered = lru_cache(maxsize=1024)(_read)
 
 
 def _unquoted(value: bytes) -> bytes:

@@ -91,7 +91,7 @@ SIGNS = ("discount", *PHRASES, "opt_out", "list_fields")
 
 # The cheapest to look for come first: where the others cannot make up a threshold, most are not
 # looked for at all.
-_BY_COST = ("list_fields", "discount", "voucher", "shopping", "urgency", "newsletter", "opt_out")
+_BY_COST = ("list_fields", "discount", "newsletter", "voucher", "urgency", "shopping", "opt_out")
 
 
 @dataclass(frozen=True, slots=True)

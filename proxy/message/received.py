@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from functools import lru_cache
 
 from proxy.message.dates import rfc5322
-from proxy.message.fold import fold
+from proxy.message.fold import filled, finished
 from proxy.message.header import Header
 from proxy.replies import Reply
 
@@ -35,19 +36,24 @@ def received(
     No `for`, since one copy must not show who else got the mail. The client's IP address only where
     given: where an authenticated person sits is nobody's business.
     """
+    begun = _opening(helo[:256], hostname, instance, protocol, client_ip)
+    return finished("Received", filled(begun, (f"id {ref};", rfc5322(at))))
+
+
+@lru_cache(maxsize=256)
+def _opening(
+    helo: str, hostname: str, instance: str, protocol: str, client_ip: str
+) -> tuple[str, ...]:
+    """The lines that all mails of a session have in common."""
     name = helo if len(helo) <= 255 and _HELO.fullmatch(helo) else "unknown"
-    return fold(
-        "Received",
-        [
-            f"from {name}",
-            *([f"([{client_ip}])"] if client_ip else []),
-            f"by {hostname}",
-            f"(sluis {instance})",
-            f"with {protocol}",
-            f"id {ref};",
-            rfc5322(at),
-        ],
-    )
+    words = [
+        f"from {name}",
+        *([f"([{client_ip}])"] if client_ip else []),
+        f"by {hostname}",
+        f"(sluis {instance})",
+        f"with {protocol}",
+    ]
+    return tuple(filled(("Received:",), words))
 
 
 def check_loop(header: Header, *, hostname: str, instance: str) -> Reply | None:

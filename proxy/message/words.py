@@ -68,6 +68,7 @@ REPLY_PREFIXES = (
 )
 
 _LONG = 8
+_SIGN = re.compile(r"[^\w ]")
 
 
 class Words:
@@ -102,8 +103,9 @@ def anchored(
     """
     groups: dict[str, list[str]] = {}
     for phrase in phrases:
-        words = phrase.split(" ")
-        known = next((w for w in words if all(s in groups for s in spellings(w))), None)
+        # A sign costs a tenth of a word.
+        words = _SIGN.findall(phrase) or phrase.split(" ")
+        known = next((anchor for anchor in groups if anchor in phrase), None)
         for anchor in spellings(known or max(words, key=len)):
             groups.setdefault(anchor, []).append(phrase)
     return [(anchor, tuple(found)) for anchor, found in groups.items()]

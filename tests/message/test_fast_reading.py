@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.config.models import Promotion
-from proxy.message import encoded, promotion
+from proxy.message import dkim, encoded, header, mailboxes, mime, promotion, received
+from proxy.message.dates import rfc5322
+from proxy.message.fold import fold as folded
 from proxy.message.header import index
 from proxy.message.inspect import fold
 from proxy.message.promotion import PHRASES, SIGNS, Score, score
@@ -27,6 +31,8 @@ PATTERNS = {
     "discount": promotion._DISCOUNT,
 }
 OPT_OUT_PATTERNS = [re.compile(_pattern(p)) for phrases in OPT_OUT.values() for p in phrases]
+
+NEVER = re.compile(rb"(?!)")
 
 WORDS = sorted(
     {
@@ -126,3 +132,112 @@ def test_a_value_without_encoded_words_is_decoded_alike(pieces: list[bytes]) -> 
         for part in encoded._split(encoded._BETWEEN.sub(rb"\1", value))
     )
     assert encoded.decode(value) == slow
+
+
+FIELD_PIECES = st.sampled_from(
+    [
+        *(b"From", b"To", b"X-A", b":", b": ", b" :", b"a@acme.example", b"\r\n", b"\r\n "),
+        *(b"\r\n\t", b"\r", b"\n", b" ", b"\t", b"\r\n\r\n", b"x", b"\xff", b"\x00"),
+        *(b"From x\r\n", b"X:" + b"\r\n y" * 101 + b"\r\n"),
+    ]
+)
+
+
+def _outcome(content: bytes, most: int, fields: int) -> object:
+    try:
+        return index(content, max_bytes=most, max_fields=fields)
+    except header.HeaderRefused as refused:
+        return str(refused)
+
+
+@settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(FIELD_PIECES, max_size=30).map(b"".join), st.integers(1, 400), st.integers(1, 9))
+def test_fields_are_those_of_the_long_way(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, most: int, fields: int
+) -> None:
+    short = _outcome(content, most, fields), _outcome(content, 10_000, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(header, "_FIELD", NEVER)
+        assert short == (_outcome(content, most, fields), _outcome(content, 10_000, 100))
+
+
+MAILBOX_PIECES = st.sampled_from(
+    [
+        *(b"anna", b"@", b"example.nl", b"<", b">", b" ", b",", b";", b":", b'"', b"(", b")"),
+        *(b"\\", b"[", b"]", b'"A, B"', b"Anna <anna@example.nl>", b"x@y.nl", b"\t", b"."),
+        *(b"\xc3\xa9", b"\r\n ", b"@a,@b:"),
+    ]
+)
+
+
+@settings(max_examples=2000)
+@given(st.lists(MAILBOX_PIECES, max_size=8).map(b"".join), st.integers(1, 101))
+def test_mailboxes_are_those_of_the_long_way(value: bytes, most: int) -> None:
+    def outcome(read: Callable[[], object]) -> object:
+        try:
+            return read()
+        except mailboxes.AmbiguousError as error:
+            return str(error)
+
+    assert outcome(lambda: mailboxes.count(value, most)) == outcome(
+        lambda: mailboxes._counted(value, most)
+    )
+    assert outcome(lambda: mailboxes.single(value)) == outcome(lambda: mailboxes._single(value))
+
+
+def test_long_values_are_not_remembered() -> None:
+    before = mailboxes._remembered.cache_info().currsize, mime._remembered.cache_info().currsize
+    assert mailboxes.single(b"x" * 600 + b" <a@acme.example>").address.domain == "acme.example"
+    content = b"Content-Type: text/plain; x=" + b"y" * 600 + b"\r\n\r\n"
+    assert mime.scan(content, index(content)).type.word == "text/plain"
+    after = mailboxes._remembered.cache_info().currsize, mime._remembered.cache_info().currsize
+    assert before == after
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_type_that_is_there_twice_is_not_sound(twice: bool) -> None:
+    line = b"Content-Type: text/plain; charset=utf-8\r\n"
+    content = line * (1 + twice) + b"\r\n"
+    for _ in range(2):
+        assert mime.scan(content, index(content)).type.sound is not twice
+
+
+NAMES = st.frozensets(st.sampled_from([b"to", b"bcc", b"list-id", b"list-unsubscribe"]))
+
+
+@given(NAMES, NAMES, st.booleans(), st.booleans(), st.booleans())
+def test_what_nobody_signed_is_settled_as_the_long_way_does(
+    removed: frozenset[bytes], added: frozenset[bytes], body: bool, key: bool, wanted: bool
+) -> None:
+    block = index(b"From: a@acme.example\r\nTo: b@example.nl\r\nBcc: c@example.nl\r\n\r\n")
+    aligned = dkim.Aligned("acme.example", frozenset({("acme.example", "s")}), lambda _: True)
+    edit = dkim._Edit(block, removed, added, body, ())
+    trace = (b"received",)
+    assert dkim.settle(
+        block,
+        removed=removed,
+        added=added,
+        body_edited=body,
+        trace=trace,
+        aligned=aligned if key else None,
+        wanted=wanted,
+    ) == (
+        dkim._settle_signed(edit, trace, aligned, wanted=wanted)
+        if key
+        else dkim._settle_unsigned(edit)
+    )
+
+
+@given(
+    st.text(st.characters(codec="ascii"), max_size=300),
+    st.sampled_from(["", "192.0.2.1", "2001:db8::1"]),
+    st.datetimes(timezones=st.just(UTC)),
+)
+def test_a_trace_is_folded_as_a_whole(helo: str, client_ip: str, at: datetime) -> None:
+    given_ = {"helo": helo, "hostname": "gate.acme.example", "instance": "i1", "protocol": "ESMTP"}
+    got = received.received(**given_, ref="01J9ZV3K7Q8M4T00", at=at, client_ip=client_ip)
+    name = helo if len(helo) <= 255 and received._HELO.fullmatch(helo) else "unknown"
+    words = [f"from {name}", *([f"([{client_ip}])"] if client_ip else [])]
+    words += ["by gate.acme.example", "(sluis i1)", "with ESMTP", "id 01J9ZV3K7Q8M4T00;"]
+    assert got == folded("Received", [*words, rfc5322(at)])
+    assert rfc5322(at).split(" ")[4] == f"{at:%H:%M:%S}"
