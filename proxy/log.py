@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO, Literal, cast
 
 import orjson
@@ -79,10 +79,14 @@ class _Limiter:
 
     def ask(
         self, identity: tuple[str, ...], burst: int
-    ) -> tuple[int | None, list[tuple[str, int]]]:
+    ) -> tuple[int | None, Sequence[tuple[str, int]]]:
         """(suppressed so far, or None to hold this one back; what ended windows held back)."""
         now = self._clock()
         with self._lock:
+            state = self._seen.get(identity)
+            if state is not None and state[1] >= burst and now < state[0] and now < self._sweep_at:
+                state[2] += 1
+                return None, ()
             ended = self._sweep(now, keep=identity)
             if identity not in self._seen and len(self._seen) >= _MAX_IDENTITIES:
                 identity = (identity[0], "other")
@@ -147,7 +151,7 @@ class _Stderr:
 _limiter = _Limiter()
 _handler = _Library(logging.WARNING)
 _out: FilteringBoundLogger
-
+_lowest = logging.INFO
 
 def configure(
     level: Level = "info",
@@ -158,8 +162,9 @@ def configure(
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Set level, form and the window of repetition (seconds). Writes to stderr unless `stream`."""
-    global _out, _limiter  # noqa: PLW0603 - one log per process
+    global _out, _limiter, _lowest  # noqa: PLW0603 - one log per process
     _limiter = _Limiter(repeat, clock)
+    _lowest = _LEVELS[level]
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="at")
     render: Processor = structlog.processors.JSONRenderer(serializer=_as_bytes)
     if format == "console":
@@ -185,15 +190,26 @@ def _limited(
     level: Level, event: str, identity: tuple[object, ...], burst: int, **keys: object
 ) -> None:
     """Emit unless this identity had its share of the window; tell what was held back before."""
-    if not _out.is_enabled_for(_LEVELS[level]):
-        return
-    suppressed, ended = _limiter.ask((event, *(str(part) for part in identity)), burst)
+    suppressed = _ask(_LEVELS[level], (event, *(str(part) for part in identity)), burst)
+    if suppressed is not None:
+        _tell(_LEVELS[level], event, suppressed, **keys)
+
+
+def _ask(level: int, identity: tuple[str, ...], burst: int) -> int | None:
+    """How many of this identity, the event's name first, were held back before this one; None to
+    hold it back, too."""
+    if level < _lowest:
+        return None
+    suppressed, ended = _limiter.ask(identity, burst)
     for name, count in ended:
         _out.warning("log.suppressed", of=name, suppressed=count)
-    if suppressed is not None:
-        if suppressed:
-            keys["suppressed"] = suppressed
-        _out.log(_LEVELS[level], event, **keys)
+    return suppressed
+
+
+def _tell(level: int, event: str, suppressed: int, **keys: object) -> None:
+    if suppressed:
+        keys["suppressed"] = suppressed
+    _out.log(level, event, **keys)
 
 
 _LEVELS: dict[Level, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -298,11 +314,13 @@ def smtp_refused(*, listener: str, peer: str, command: str, code: int, reason: s
 
 def message_received(*, ref: str, listener: str, size: int, recipients: int) -> None:
     """End of data: `size` in bytes."""
-    _limited(
-        "debug",
+    suppressed = _ask(logging.DEBUG, ("message.received", listener), _ROUTINE)
+    if suppressed is None:
+        return
+    _tell(
+        logging.DEBUG,
         "message.received",
-        (listener,),
-        _ROUTINE,
+        suppressed,
         ref=ref,
         listener=listener,
         size=size,
@@ -330,11 +348,15 @@ def recipient_decided(
     *, ref: str, n: int, stream: str, verdict: str, reason: str, pack: str, rule: str, mode: str
 ) -> None:
     """One decision that is durable in the journal, where the rest of it can be read by `ref`."""
-    _limited(
-        "info",
+    # Of every mail, so nothing is made for a line that is held back.
+    identity = ("recipient.decided", stream, verdict, reason, mode)
+    suppressed = _ask(logging.INFO, identity, _ROUTINE)
+    if suppressed is None:
+        return
+    _tell(
+        logging.INFO,
         "recipient.decided",
-        (stream, verdict, reason, mode),
-        _ROUTINE,
+        suppressed,
         ref=ref,
         n=n,
         stream=stream,
@@ -348,11 +370,13 @@ def recipient_decided(
 
 def message_attempted(*, ref: str, n: int, result: str, stage: str) -> None:
     """One attempt ended: accepted, temporary, permanent, unsent or unknown, at which stage."""
-    _limited(
-        "info",
+    suppressed = _ask(logging.INFO, ("message.attempted", result, stage), _ROUTINE)
+    if suppressed is None:
+        return
+    _tell(
+        logging.INFO,
         "message.attempted",
-        (result, stage),
-        _ROUTINE,
+        suppressed,
         ref=ref,
         n=n,
         result=result,

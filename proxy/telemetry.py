@@ -17,7 +17,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
 )
@@ -25,8 +24,8 @@ from prometheus_client.exposition import choose_encoder
 
 from policy.model import Category, Reason, Severity, Verdict, Via
 from proxy.config import Sender, Settings, Stream
+from proxy.meters import OTHER, Counters, Histogram, Labels
 
-OTHER = "other"
 NONE = "none"
 
 OUTCOMES = ("relayed", "blocked", "deferred", "failed", "returned", "unknown", "answered")
@@ -75,8 +74,6 @@ _VIAS = frozenset(via.value for via in Via)
 _VERDICTS = frozenset(verdict.value for verdict in Verdict)
 _REASONS = frozenset(reason.value for reason in Reason)
 
-Labels = tuple[str, ...]
-
 
 class PackLike(Protocol):
     """What is read of a pack."""
@@ -95,60 +92,6 @@ class PackLike(Protocol):
     def digest(self) -> str:
         """Digest over its canonical bytes."""
         ...
-
-
-class _Counters:
-    """The children of one labelled counter, a bounded set.
-
-    `most` as they come; then `spare` more with labels folded by `rest`; then one, all `other`.
-    """
-
-    def __init__(
-        self,
-        counter: Counter,
-        close: Callable[[Labels], Labels],
-        *,
-        most: int,
-        spare: int = 0,
-        rest: Callable[[Labels], Labels] = lambda labels: labels,
-    ) -> None:
-        self._counter = counter
-        self._close = close
-        self._rest = rest
-        self._children: dict[Labels, Counter] = {}
-        self.most = most
-        self.spare = spare
-
-    @property
-    def room(self) -> int:
-        """How many children more there can ever be."""
-        return self.most + self.spare + 1 - len(self._children)
-
-    def make(self, all_labels: Iterable[Labels]) -> None:
-        """Create children at zero, in order of importance, while there is room."""
-        for labels in all_labels:
-            if labels not in self._children and len(self._children) < self.most:
-                self._children[labels] = self._counter.labels(*labels)
-
-    def add(self, labels: Labels) -> None:
-        """Count one."""
-        child = self._children.get(labels)
-        (self._late(labels) if child is None else child).inc()
-
-    def _late(self, labels: Labels) -> Counter:
-        closed = self._close(labels)
-        tries = (
-            (closed, self.most),
-            (self._rest(closed), self.most + self.spare),
-            ((OTHER,) * len(labels), self.most + self.spare + 1),
-        )
-        for wanted, limit in tries:
-            child = self._children.get(wanted)
-            if child is None and len(self._children) < limit:
-                child = self._children[wanted] = self._counter.labels(*wanted)
-            if child is not None:
-                return child
-        raise AssertionError("the last try always has room")
 
 
 class Telemetry:
@@ -174,10 +117,30 @@ class Telemetry:
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, text, labels, namespace="sluis", registry=self._registry)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(
-            name, text, namespace="sluis", registry=self._registry, buckets=tuple(buckets)
+    def _counters_of(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        close: Callable[[Labels], Labels],
+        *,
+        most: int,
+        spare: int = 0,
+        rest: Callable[[Labels], Labels] = lambda labels: labels,
+    ) -> Counters:
+        return Counters(
+            f"sluis_{name}",
+            text,
+            labels,
+            self._registry,
+            close,
+            most=most,
+            spare=spare,
+            rest=rest,
         )
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"sluis_{name}", text, buckets, self._registry)
 
     def _gauges(self, settings: Settings) -> None:
         build = self._gauge("build_info", "Version of Sluis and Python.", ("version", "python"))
@@ -232,37 +195,43 @@ class Telemetry:
         streams = tuple(self._label.values())
         if len(settings.streams) > _NAMED:
             streams = (*streams, OTHER)
-        self._sessions = _Counters(
-            self._counter("smtp_sessions_total", "SMTP connections accepted.", ("listener",)),
+        self._sessions = self._counters_of(
+            "smtp_sessions_total",
+            "SMTP connections accepted.",
+            ("listener",),
             lambda v: v,
             most=len(self._listeners),
         )
         self._sessions.make((x,) for x in self._listeners.values())
-        self._store_errors = _Counters(
-            self._counter(
-                "store_errors_total", "Times the store could not answer.", ("operation",)
-            ),
+        self._store_errors = self._counters_of(
+            "store_errors_total",
+            "Times the store could not answer.",
+            ("operation",),
             lambda v: v if _NAME.fullmatch(v[0]) else (OTHER,),
             most=len(OPERATIONS) + 4,
         )
         self._store_errors.make((x,) for x in OPERATIONS)
-        self._messages = _Counters(
-            self._counter(
-                "messages_total", "Recipients' mails by how they ended.", ("stream", "outcome")
-            ),
+        self._messages = self._counters_of(
+            "messages_total",
+            "Recipients' mails by how they ended.",
+            ("stream", "outcome"),
             lambda v: (v[0], v[1] if v[1] in OUTCOMES else OTHER),
             most=len(OUTCOMES) * len(streams),
         )
         self._messages.make((s, o) for s in streams for o in OUTCOMES)
-        self._optouts = _Counters(
-            self._counter("optouts_total", "Opt-outs recorded.", ("stream", "via")),
+        self._optouts = self._counters_of(
+            "optouts_total",
+            "Opt-outs recorded.",
+            ("stream", "via"),
             lambda v: (v[0], v[1] if v[1] in _VIAS else OTHER),
             most=3 * len(streams) + 4,
         )
         taken = (Via.ONE_CLICK.value, Via.PAGE.value, Via.MAILTO.value)
         self._optouts.make((s, via) for s in streams for via in taken)
-        self._replies = _Counters(
-            self._counter("smtp_replies_total", "SMTP replies given.", ("command", "code")),
+        self._replies = self._counters_of(
+            "smtp_replies_total",
+            "SMTP replies given.",
+            ("command", "code"),
             lambda v: (v[0] if v[0] in COMMANDS else OTHER, v[1] if v[1] in _CODES else OTHER),
             most=32,
             spare=len(COMMANDS),
@@ -271,12 +240,10 @@ class Telemetry:
         self._replies.make(
             [("mail", "250"), ("rcpt", "250"), ("rcpt", "550"), ("data", "250"), ("data", "451")]
         )
-        self._by_jurisdiction = _Counters(
-            self._counter(
-                "decisions_by_jurisdiction_total",
-                "Decisions by the law that gave the reason.",
-                ("jurisdiction", "verdict"),
-            ),
+        self._by_jurisdiction = self._counters_of(
+            "decisions_by_jurisdiction_total",
+            "Decisions by the law that gave the reason.",
+            ("jurisdiction", "verdict"),
             lambda v: (
                 v[0] if v[0] in self._jurisdictions else OTHER,
                 v[1] if v[1] in _VERDICTS else OTHER,
@@ -285,8 +252,10 @@ class Telemetry:
             spare=len(_VERDICTS),
             rest=lambda v: (OTHER, v[1]),
         )
-        self._decisions = _Counters(
-            self._counter("decisions_total", "Decisions.", ("stream", "verdict", "reason", "mode")),
+        self._decisions = self._counters_of(
+            "decisions_total",
+            "Decisions.",
+            ("stream", "verdict", "reason", "mode"),
             _closed_decision,
             most=0,
             spare=len(_VERDICTS) * len(streams),
