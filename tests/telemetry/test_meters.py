@@ -26,7 +26,9 @@ def both(make_ours: Any, make_theirs: Any) -> tuple[CollectorRegistry, Any, Any]
 
 def shown(registry: CollectorRegistry) -> list[list[str]]:
     made = generate_latest(registry), openmetrics(registry)  # type: ignore[no-untyped-call]
-    return [[line for line in text.split("\n") if "_created" not in line] for text in map(bytes.decode, made)]
+    return [
+        [line for line in text.decode().split("\n") if "_created" not in line] for text in made
+    ]
 
 
 @given(st.lists(st.one_of(st.sampled_from(BOUNDS), st.floats(0, 100)), max_size=50))
