@@ -29,6 +29,7 @@ from proxy.data_dir import keys_path, make_data_dir, may_create_store, open_keys
 from proxy.delivery.outbox import Outbox, OutboxState
 from proxy.delivery.upstream import Pool
 from proxy.errors import ConfigError, StoreError
+from proxy.forwards import Forwarder
 from proxy.gate import Gate
 from proxy.keys import Keys
 from proxy.packs import load_packs
@@ -155,6 +156,10 @@ async def running(
             clock=clock,
         )
 
+        forwarder = Forwarder(
+            settings, keys=keys, store=store, telemetry=telemetry, ring=state.ring, clock=clock
+        )
+
         public = HttpServer(
             public_app(settings, keys, store, telemetry, clock=clock),
             _bind(settings, "http.public"),
@@ -168,6 +173,7 @@ async def running(
             asyncio.create_task(_pulse(health, store, pool, telemetry)),
             asyncio.create_task(census.every(_CENSUS, clock)),
             asyncio.create_task(outbox.run()),
+            asyncio.create_task(forwarder.run()),
             asyncio.create_task(certificates.watch(listeners)),
         ]
         health.started = True
@@ -194,7 +200,9 @@ async def running(
         finally:
             health.draining = True
             telemetry.health(ready=False, degraded=len(health.degraded))
-            await _drain(listeners, gate, outbox, settings.server.drain_timeout.total_seconds())
+            await _drain(
+                listeners, gate, outbox, forwarder, settings.server.drain_timeout.total_seconds()
+            )
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
@@ -249,14 +257,18 @@ async def _listen(
 
 
 async def _drain(
-    listeners: list[RunningListener], gate: Gate, outbox: Outbox, seconds: float
+    listeners: list[RunningListener],
+    gate: Gate,
+    outbox: Outbox,
+    forwarder: Forwarder,
+    seconds: float,
 ) -> None:
     """Finish what is in progress within the deadline; what is left is ended by the next
     recovery."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await asyncio.gather(*(listener.drain(seconds) for listener in listeners))
-            await asyncio.gather(gate.drain(), outbox.stop())
+            await asyncio.gather(gate.drain(), outbox.stop(), forwarder.stop())
     for listener in listeners:
         listener.close()
 

@@ -58,7 +58,8 @@ class Envelope:
     6531. `ref` names the transaction in replies, journal and log. For notices about the mail (RFC
     3461) `ret` is `FULL`, `HDRS` or "", `envid` the client's name for the mail as typed (xtext),
     and `notices` has an entry, by `Address.exact`, for each recipient about whom the client said
-    something. `solicitation` tells that the client calls the mail one (SOLICIT=, RFC 3865).
+    something. `solicitation` tells that the client calls the mail one (SOLICIT=, RFC 3865),
+    `turned_away` that it named others, who were refused.
     """
 
     submitter: Submitter
@@ -72,4 +73,5 @@ class Envelope:
     ret: str = ""
     envid: str = ""
     solicitation: bool = False
+    turned_away: bool = False
     notices: dict[str, Notices] = field(default_factory=dict)

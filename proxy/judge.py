@@ -432,6 +432,7 @@ def _submission(mail: Mail, cases: Sequence[Case]) -> Submission:
         variant=mail.control.variant,
         template=mail.control.template,
         forward=mail.forward,
+        forward_by=mail.forward_by,
         marks=mail.marks_of(
             [frozenset(c.decision.obligations) for c in cases if c.state is State.ATTEMPTING]
         ),

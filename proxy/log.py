@@ -394,6 +394,21 @@ def optout_recorded(*, ref: str, sender: str, stream: str, via: str) -> None:
     _out.info("optout.recorded", ref=ref, sender=sender, stream=stream, via=via)
 
 
+def optout_forwarded(*, ref: str, stream: str, by: str, result: str, answer: str) -> None:
+    """One try to pass an opt-out on; `ref` is the mail that came with the other opt-out."""
+    _limited(
+        "info",
+        "optout.forwarded",
+        (stream, by, result),
+        _ROUTINE,
+        ref=ref,
+        stream=stream,
+        by=by,
+        result=result,
+        answer=answer,
+    )
+
+
 def api_answered(*, token: str, stream: str, subjects: int) -> None:
     """The API told the holder of a token about so many people."""
     _limited(

@@ -26,7 +26,7 @@ from proxy.message import header as headers
 from proxy.message.body import BodyPlan, untouched
 from proxy.message.classify import Class, Unclassified, certain_stream, classify
 from proxy.message.control import Control, ControlError, control
-from proxy.message.edit import EditPlan
+from proxy.message.edit import EditPlan, shown_mailboxes
 from proxy.message.header import Header, HeaderRefused
 from proxy.message.inspect import ANYONE, Shown
 from proxy.message.promotion import SIGNS, score
@@ -104,6 +104,27 @@ class Mail:
     def forward(self) -> str:
         """The opt-out URI of the app that ours replaced, for passing opt-outs on."""
         return self.plan.forward.uri if self.plan.forward else ""
+
+    @property
+    def forward_by(self) -> str:
+        """How an opt-out can be passed on to `forward`: `post`, `mail`, or "" for not at all.
+
+        Such a link is one person's. Where the mail went to several, or shows the name of another,
+        nobody can tell whose, and it might unsubscribe somebody else.
+        """
+        target = self.plan.forward
+        if target is None or len(self.recipients) != 1 or self.envelope.turned_away:
+            return ""
+        if self.visible_recipients not in (0, 1):
+            return ""
+        own = self.recipients[0].exact.casefold()
+        if self.visible_recipients == 1 and own not in map(
+            str.casefold, shown_mailboxes(self.header)
+        ):
+            return ""
+        if target.uri.lower().startswith("mailto:"):
+            return "mail"
+        return "post" if target.one_click else ""
 
     def marks_of(self, duties: Collection[AbstractSet[str]]) -> tuple[str, ...]:
         """What the journal notes about the edits; `duties` are those that each copy that leaves

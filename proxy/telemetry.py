@@ -29,11 +29,12 @@ from proxy.meters import OTHER, Counters, Histogram, Labels
 NONE = "none"
 
 OUTCOMES = ("relayed", "blocked", "deferred", "failed", "returned", "unknown", "answered")
+FORWARDED = ("passed", "refused", "expired", "retry")
 OUTBOX_STATES = ("waiting", "attempting", "held")
 EXPIRING = ("30d", "60d", "90d")
 OPERATIONS = (
     *("lookup", "read", "claim", "reclaim", "append", "record", "recover"),  # the store's own
-    *("settle", "take", "hasten"),  # for the outbox
+    *("settle", "take", "hasten", "pass"),  # for the outbox
     *("admit", "submit"),  # the gate's: a client heard 451
 )
 COMMANDS = ("connect", "ehlo", "helo", "starttls", "auth", "mail", "rcpt", "data", OTHER)
@@ -163,6 +164,7 @@ class Telemetry:
         outbox = self._gauge("outbox_messages", "Unfinished mails by state.", ("state",))
         self._outbox = {state: outbox.labels(state) for state in OUTBOX_STATES}
         self._oldest = self._gauge("outbox_oldest_seconds", "Age of the oldest unfinished mail.")
+        self._forwards = self._gauge("forwards_waiting", "Opt-outs that wait to be passed on.")
         bases = self._gauge("bases", "People who may be written to, by basis.", ("basis",))
         self._bases = {r.value: bases.labels(r.value) for r in ALLOW if r is not ALLOW[-1]}
         expiring = self._gauge("bases_expiring", "Bases that end within a time.", ("within",))
@@ -190,6 +192,10 @@ class Telemetry:
         self._ambiguous = self._counter(
             "ambiguous_retries_total", "Mails sent again after an outcome that nobody knows."
         )
+        forwards = self._counter(
+            "forwards_total", "Tries to pass an opt-out on, by what became of it.", ("result",)
+        )
+        self._forwarded = {result: forwards.labels(result) for result in FORWARDED}
         bounces = self._counter("bounces_total", "Mails that came back.", ("severity",))
         self._bounces = {s.value: bounces.labels(s.value) for s in Severity}
         streams = tuple(self._label.values())
@@ -320,6 +326,10 @@ class Telemetry:
         self._optouts.add((self._label.get(stream, OTHER), via))
         self._effect.observe(seconds)
 
+    def forward(self, result: str) -> None:
+        """One try to pass an opt-out on; `result` is one of `FORWARDED`."""
+        self._forwarded[result].inc()
+
     def complaint(self) -> None:
         """A person reported a mail as spam."""
         self._complaints.inc()
@@ -363,6 +373,10 @@ class Telemetry:
         for state, child in self._outbox.items():
             child.set(counts.get(state, 0))
         self._oldest.set(oldest_seconds)
+
+    def forwards_waiting(self, count: int) -> None:
+        """Opt-outs that wait to be passed on."""
+        self._forwards.set(count)
 
     def upstream(self, name: str, up: bool) -> None:
         """An upstream can be reached, or not."""

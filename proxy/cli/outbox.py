@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from proxy.cli.ledger import Ledger
-    from proxy.store.model import OutboxRow
+    from proxy.store.model import Forward, OutboxRow
 
 app = typer.Typer(
     help="Mail that was taken and is not at its end.",
@@ -48,6 +49,98 @@ def retry(refs: Refs = None, all_: All = False, config: Config = None, json: Jso
 def drop(refs: Refs = None, all_: All = False, config: Config = None, json: Json = False) -> None:
     """Give up what waits: it ends `failed`, and its submitter is told where that is due."""
     asyncio.run(_move(refs or [], all_, config, json, drop=True))
+
+
+@app.command()
+def forwards(
+    refs: Refs = None,
+    ended: Annotated[bool, typer.Option("--ended", help="Those at their end, too.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try what waits again now.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Give up what waits.")] = False,
+    all_: All = False,
+    config: Config = None,
+    json: Json = False,
+    limit: Limit = 1000,
+) -> None:
+    """Opt-outs that are passed on to the opt-out that a mail came with, oldest first."""
+    if retry and drop:
+        raise typer.BadParameter("--retry or --drop, not both")
+    if (retry or drop) and bool(refs) is all_:
+        raise typer.BadParameter("name references, or --all")
+    asyncio.run(_forwards(refs or [], ended, retry, drop, config, json, limit))
+
+
+async def _forwards(
+    refs: list[str],
+    ended: bool,
+    retry: bool,
+    drop: bool,
+    config: Path | None,
+    json: bool,
+    limit: int,
+) -> None:
+    import orjson
+
+    from proxy.cli.ledger import open_ledger
+    from proxy.clock import utc_now
+    from proxy.store.model import ForwardState, Passing
+
+    moved = 0
+    found: list[Forward] = []
+    async with open_ledger(config) as ledger:
+        for ref in [_plain(ref) for ref in refs] or [""]:
+            found += await ledger.store.forwards(ref=ref, ended=ended, limit=limit)
+        for one in found if retry or drop else []:
+            state = ForwardState.WAITING if retry else ForwardState.DROPPED
+            moved += await ledger.store.passed(
+                Passing(
+                    id=one.id,
+                    attempts=one.attempts,
+                    state=state,
+                    answer=one.answer,
+                    at=utc_now(),
+                    tried=False,
+                )
+            )
+    if retry or drop:
+        word = "due" if retry else "dropped"
+        typer.echo(orjson.dumps({word: moved}).decode() if json else f"{moved} {word}")
+    elif json:
+        typer.echo(orjson.dumps([_forward_json(one) for one in found]).decode())
+    else:
+        for one in found:
+            data = _forward_json(one)
+            when = f"due {_second(one.next_try)}" if one.next_try else f"at {_second(one.ended_at)}"
+            typer.echo(
+                f"{one.ref}.{one.copy}  {one.state}  {one.stream}  by {one.by} to {data['host']}"
+                f"  tried {one.attempts}  {when}  {one.answer}".rstrip()
+            )
+    if refs and not found:
+        typer.echo("no opt-out is passed on under these references", err=True)
+        raise typer.Exit(1)
+
+
+def _second(at: datetime | None) -> str:
+    return at.isoformat(timespec="seconds") if at else "-"
+
+
+def _forward_json(one: Forward) -> dict[str, Any]:
+    """Without the URI: it may name the person."""
+    from proxy.forwards import host_of
+
+    return {
+        "ref": one.ref,
+        "copy": one.copy,
+        "state": one.state.value,
+        "stream": one.stream,
+        "by": one.by,
+        "host": host_of(one.uri),
+        "attempts": one.attempts,
+        "asked_at": one.asked_at,
+        "next_try": one.next_try,
+        "answer": one.answer,
+        "ended_at": one.ended_at,
+    }
 
 
 async def _list(ref: str, config: Path | None, json: bool, limit: int) -> None:

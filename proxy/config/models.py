@@ -243,6 +243,7 @@ class Stream(Table):
     visible_recipients: Literal["refuse", "allow", "rewrite"] = "refuse"
     list_unsubscribe: Literal["replace", "keep", "merge", "refuse"] = "replace"
     list_unsubscribe_hosts: tuple[Domain, ...] = ()
+    list_unsubscribe_forward: Bool = True
     footer: Literal["auto", "off", "require"] = "auto"
     every_alternative: Bool = False
     promotion: Literal["observe", "enforce"] = "observe"

@@ -222,7 +222,7 @@ def plan(
         own=own_variant,
         own_recipient=own_recipient,
         mailto=mailto,
-        to=_shown_mailboxes(header) if _TO in per_copy else None,
+        to=shown_mailboxes(header) if _TO in per_copy else None,
         list_refusal=list_refusal,
         message_id=extra.message_id or message_id(header),
         forward=forward,
@@ -324,7 +324,8 @@ def _complaints(header: Header, site: Site, aligned: dkim.Aligned | None) -> dic
     return {cfbl_address.NAME: cfbl_address.field(mailbox)} if allowed else {}
 
 
-def _shown_mailboxes(header: Header) -> dict[str, bytes]:
+def shown_mailboxes(header: Header) -> dict[str, bytes]:
+    """The mailboxes that a mail shows to every reader, by exact address, as they are written."""
     shown = (header.raw[f.value_start : f.end] for name in VISIBLE for f in header.named(name))
     return mailboxes.as_written(shown)
 

@@ -368,6 +368,7 @@ class Session:
             subaddress=self._subaddress,
         )
         if isinstance(rcpt, Reply):
+            envelope.turned_away = True
             return self._error(rcpt)
         recipient = rcpt.recipient
         if recipient.exact in self._transaction.exact:
@@ -385,6 +386,8 @@ class Session:
             self._transaction.exact.add(recipient.exact)
             if rcpt.notices != Notices():
                 envelope.notices[recipient.exact] = rcpt.notices
+        else:
+            envelope.turned_away = True
         return self._reply(answer or replies.RECIPIENT_OK)
 
     async def _on_data(self, argument: bytes) -> None:

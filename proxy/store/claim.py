@@ -242,7 +242,7 @@ def add_notice(db: sqlite3.Connection, new: Notice, at: int) -> None:
         db.execute(*_TOLD_AT(copy=copy_key, state=state.value)).fetchone()
         for copy_key, state in new.covers
     ]
-    if all(found is not None and found[0] >= since for found in told):
+    if told and all(found is not None and found[0] >= since for found in told):
         return
     for copy_key, state in new.covers:
         db.execute(*_DONT_TELL(copy=copy_key, state=state.value))
@@ -259,7 +259,7 @@ def submission_columns(s: Submission) -> tuple[object, ...]:
     return (
         s.ref, micros(s.received_at), s.submitter, s.listener, s.mail_from, s.message_id,
         s.content_hash, s.size, s.stream, s.sender, s.category, s.mode, s.class_source, s.campaign,
-        s.variant, s.template, s.forward, to_json(s.marks),
+        s.variant, s.template, s.forward, to_json(s.marks), s.forward_by,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from policy.events import FieldError, fields_of, type_of
 from policy.model import TAKEN_HERE, Complaint, Detail, Event, Objection, Scope
-from proxy.store import schema
+from proxy.store import forwarding, schema
 from proxy.store.codec import array, detail, instant, micros, to_json
 from proxy.store.model import Known, NewAttributes, NewEvent, Subject
 from proxy.store.schema import (
@@ -243,6 +243,9 @@ class Append:
     def run(self, db: sqlite3.Connection) -> list[bool]:
         """For each event whether it was new."""
         new = [self._add(db, *entry) for entry in self._events]
+        for entry in self._events:
+            if entry[0].forward:
+                forwarding.add(db, entry[0])
         for attributes, at, values in self._attributes:
             _merge(db, attributes, at, orjson.loads(values))
         return new

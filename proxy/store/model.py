@@ -85,7 +85,10 @@ class NewEvent:
 
     `uid` makes the append idempotent. `address` is stored in the erasable table ("" = not).
     `unless_in_force`: skip when the same objection already holds and no opt-in came after it, so
-    that a repeated click adds nothing, while a click after a new opt-in counts.
+    that a repeated click adds nothing, while a click after a new opt-in counts. `forward` is the
+    reference ("ref.copy") of the mail whose own opt-out is to hear of it, "" for none: where that
+    mail went to this subject and can be answered so, one `Forward` is made in the same commit,
+    whether or not the event is new.
     """
 
     uid: str
@@ -96,6 +99,7 @@ class NewEvent:
     evidence: str = ""
     address: str = ""
     unless_in_force: bool = False
+    forward: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +131,7 @@ class Submission:
 
     `submitter` is `Submitter.identity`; `content_hash` SHA-256 (hex) of the content without leading
     Received fields; `class_source` which input chose the stream; `forward` the opt-out URI that
-    ours replaced.
+    ours replaced; `forward_by` how an opt-out can be passed on to it (`post`, `mail`, or "").
     """
 
     ref: str
@@ -148,6 +152,7 @@ class Submission:
     template: str = ""
     forward: str = ""
     marks: tuple[str, ...] = ()
+    forward_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,10 +192,10 @@ class Body:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """A notice of ours (DSN): one more submission, waiting, with the transaction that causes it.
+    """A mail of ours (DSN): one more submission, waiting, with the transaction that causes it.
 
     `covers` are the copies it tells of, each with the state that it ended in. It is written unless
-    all of them were told of since `since`.
+    all of them were told of since `since`; one that covers none is always written.
     """
 
     covers: tuple[tuple[str, State], ...]
@@ -343,6 +348,57 @@ class Take:
     room: tuple[Room, ...] = ()
     next_try: datetime | None = None
     notice: Notice | None = None
+
+
+class ForwardState(StrEnum):
+    """How far an opt-out is that is passed on."""
+
+    WAITING = "waiting"  # to be tried
+    PASSED = "passed"    # taken there, or in the outbox as a mail
+    REFUSED = "refused"  # it will never be taken
+    EXPIRED = "expired"  # not taken in time
+    DROPPED = "dropped"  # given up by hand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """An opt-out on its way to the opt-out that a mail came with: `uri`, `by` post or mail.
+
+    `ref` and `copy` name the mail. `answer` is the last one, in a few words; `next_try` is set
+    while it waits, `ended_at` after that.
+    """
+
+    id: int
+    ref: str
+    copy: int
+    stream: str
+    sender: str
+    uri: str
+    by: str
+    state: ForwardState
+    attempts: int
+    asked_at: datetime
+    next_try: datetime | None
+    answer: str
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passing:
+    """What became of a forward that waited: its new state, and a mail that goes with it.
+
+    `attempts` is how often it was tried when it was read; `tried` tells that it was once more.
+    `next_try` is when one that waits on is due (None: now).
+    """
+
+    id: int
+    attempts: int
+    state: ForwardState
+    answer: str
+    at: datetime
+    tried: bool = True
+    next_try: datetime | None = None
+    mail: Notice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -511,6 +567,24 @@ class Store(Protocol):
         self, covers: Sequence[tuple[str, State]], since: datetime
     ) -> set[tuple[str, State]]:
         """Of which of these a notice told since `since`."""
+        ...
+
+    async def forwards_due(self, at: datetime, limit: int) -> list[Forward]:
+        """Opt-outs to pass on that may be tried at `at`, those that wait longest first."""
+        ...
+
+    async def forwards(
+        self, *, ref: str = "", ended: bool = False, limit: int = 1000
+    ) -> list[Forward]:
+        """Opt-outs that wait to be passed on, oldest first; with `ended` all; of one mail."""
+        ...
+
+    async def forwards_waiting(self) -> int:
+        """How many opt-outs wait to be passed on."""
+        ...
+
+    async def passed(self, passing: Passing) -> bool:
+        """Record a try, with the mail that it makes; False when it did not wait as it was read."""
         ...
 
     async def journal(

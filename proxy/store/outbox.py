@@ -14,7 +14,7 @@ import orjson
 from sqlalchemy import Text, bindparam, func, literal_column, select
 
 from policy.model import Decision
-from proxy.store import bodies, counting, ledger, schema
+from proxy.store import bodies, counting, forwarding, ledger, schema
 from proxy.store.attempt import ATTEMPT_AGAIN, END, MAYBE_SENT, ROW
 from proxy.store.claim import ADD_ATTEMPT, ADD_DECISION, Owner, add_notice, decision_columns
 from proxy.store.codec import array, instant, micros
@@ -22,9 +22,11 @@ from proxy.store.model import (
     Body,
     Due,
     Fate,
+    ForwardState,
     IntakeResult,
     OutboxRow,
     Owed,
+    Passing,
     Reattempt,
     RowFate,
     State,
@@ -205,6 +207,41 @@ class TakeRow:
                 ended_at=None if waits else self._at,
             )
         )
+
+
+class Pass:
+    """Record a try, and put the mail that it makes into the outbox."""
+
+    name = "pass"
+    rank = 3
+    rows = 1
+
+    def __init__(self, passing: Passing) -> None:
+        if passing.mail is not None and passing.state is not ForwardState.PASSED:
+            raise ValueError("a mail goes with an opt-out that is passed on")
+        self._passing = passing
+
+    def run(self, db: sqlite3.Connection) -> bool:
+        """Whether it waited as it was read."""
+        p = self._passing
+        at = micros(p.at)
+        waits = p.state is ForwardState.WAITING
+        done = db.execute(
+            *forwarding.PASS(
+                id_=p.id,
+                attempts_=p.attempts,
+                state=p.state.value,
+                attempts=p.attempts + p.tried,
+                next_try=(micros(p.next_try) if p.next_try else at) if waits else None,
+                answer=p.answer,
+                ended_at=None if waits else at,
+            )
+        )
+        if done.rowcount != 1:
+            return False
+        if p.mail is not None:
+            add_notice(db, p.mail, at)
+        return True
 
 
 class Hasten:

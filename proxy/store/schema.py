@@ -33,7 +33,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement, Select
 
 #: The newest migration; equal to Alembic's head, known without importing Alembic (tested).
-REVISION = "0003"
+REVISION = "0004"
 
 #: `PRAGMA application_id` of our files ("SLUI"), so that a foreign database is refused.
 APPLICATION_ID = 0x534C5549
@@ -159,6 +159,7 @@ submission = Table(
     _text("template"),
     _text("forward"),
     _text("marks"),
+    Column("forward_by", Text, nullable=False, server_default=""),
     Index("ix_submission_ref", "ref"),
     **_SERIAL,
 )
@@ -235,6 +236,32 @@ body = Table(
     _text("envelope"),
     Column("content", LargeBinary, nullable=False),
     **_ROWID,
+)
+
+#: An opt-out that is passed on to the opt-out that a mail came with, once per copy.
+forward = Table(
+    "forward",
+    metadata,
+    _id(),
+    Column("submission", _Int, ForeignKey("submission.id"), nullable=False),
+    _int("copy"),
+    _int("asked_at"),
+    _text("state"),
+    _int("attempts"),
+    _int("next_try", null=True),
+    _text("answer"),
+    _int("ended_at", null=True),
+    CheckConstraint(
+        "state IN ('waiting', 'passed', 'refused', 'expired', 'dropped')", name="forward_state"
+    ),
+    Index("ux_forward_copy", "submission", "copy", unique=True),
+    Index(
+        "ix_forward_due",
+        "next_try",
+        sqlite_where=text("state = 'waiting'"),
+        postgresql_where=text("state = 'waiting'"),
+    ),
+    **_SERIAL,
 )
 
 #: Of which copy, in which state, its submitter was told in a notice of ours, and when.

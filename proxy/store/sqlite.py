@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from proxy.errors import StoreDown, StoreError, StoreRefused, StoreUnavailable
-from proxy.store import counting, ledger, migrate, outbox
+from proxy.store import counting, forwarding, ledger, migrate, outbox
 from proxy.store.attempt import Reclaim, Record, Recover, Settle
 from proxy.store.claim import Claim, Owner
 from proxy.store.codec import micros
@@ -28,6 +28,7 @@ from proxy.store.journal import decided, entries
 from proxy.store.model import (
     Decided,
     Due,
+    Forward,
     Intake,
     IntakeResult,
     JournalEntry,
@@ -36,6 +37,7 @@ from proxy.store.model import (
     OutboxRow,
     Outcome,
     Owed,
+    Passing,
     Reattempt,
     Settlement,
     Snapshot,
@@ -254,6 +256,27 @@ class SqliteStore:
     ) -> set[tuple[str, State]]:
         """See `Store.told`."""
         return await self._page(lambda db: outbox.told(db, covers, since))
+
+    # -- opt-outs passed on ----------------------------------------------------------------------
+
+    async def forwards_due(self, at: datetime, limit: int) -> list[Forward]:
+        """See `Store.forwards_due`."""
+        return await self._page(lambda db: forwarding.due(db, at, limit))
+
+    async def forwards(
+        self, *, ref: str = "", ended: bool = False, limit: int = 1000
+    ) -> list[Forward]:
+        """See `Store.forwards`."""
+        return await self._page(lambda db: forwarding.listed(db, ref, ended, limit))
+
+    async def forwards_waiting(self) -> int:
+        """See `Store.forwards_waiting`."""
+        return await self._page(forwarding.waiting)
+
+    async def passed(self, passing: Passing) -> bool:
+        """See `Store.passed`."""
+        done: bool = await self._writes.hand_in(outbox.Pass(passing))
+        return done
 
     # -- journal, read ---------------------------------------------------------------------------
 

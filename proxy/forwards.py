@@ -1,0 +1,299 @@
+"""Passing opt-outs on: to the opt-out that a mail came with, before ours took its place.
+
+The store makes the work in the commit of the opt-out itself, so nobody waits for it and a crash
+loses none. Here it is done: a one-click POST, or a mail through the outbox, tried again until it is
+taken, refused for good, or too old. A POST whose answer is lost is sent again: to opt out twice is
+to opt out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from policy.model import Category, Decision, Reason, Verdict
+from proxy import log
+from proxy.config import Settings
+from proxy.delivery.one_click import Answer, OneClick, Outcome
+from proxy.delivery.schedule import Schedule
+from proxy.envelope import Envelope, Submitter
+from proxy.errors import StoreDown, StoreError
+from proxy.keys import Keys
+from proxy.message.fold import FoldError
+from proxy.message.leave import asked_by, leave
+from proxy.owed import kept
+from proxy.ref import new_ref
+from proxy.store.model import (
+    Forward,
+    ForwardState,
+    NewRow,
+    Notice,
+    Passing,
+    Result,
+    State,
+    Store,
+    Submission,
+)
+
+#: Seconds between two looks for what is due, and between two counts of what waits.
+POLL = 0.5
+_COUNT = 5.0
+
+#: How long one waits whose result could not be written, in seconds.
+_STORE_PAUSE = 30.0
+
+#: How many are tried at once, and how many of them at one host: one that hangs holds up no other.
+_AT_ONCE = 8
+_AT_ONE_HOST = 2
+_CHOICE = 20
+
+
+class ForwardEvents(Protocol):
+    """What is told to telemetry."""
+
+    def forward(self, result: str) -> None:
+        """One try: `passed`, `refused`, `expired`, or `retry`."""
+        ...
+
+    def forwards_waiting(self, count: int) -> None:
+        """How many wait."""
+        ...
+
+
+class Forwarder:
+    """Runs until stopped; what is being tried then is tried to its end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        keys: Keys,
+        store: Store,
+        telemetry: ForwardEvents,
+        ring: Callable[[], None],
+        clock: Callable[[], datetime],
+        one_click: OneClick | None = None,
+        chance: Callable[[], float] = random.random,
+        poll: float = POLL,
+    ) -> None:
+        """`ring` tells the outbox that a mail was put in."""
+        self._settings = settings
+        self._keys = keys
+        self._store = store
+        self._telemetry = telemetry
+        self._ring = ring
+        self._clock = clock
+        self._one_click = one_click or OneClick(loopback=settings.server.development)
+        self._chance = chance
+        self._poll = poll
+        delivery = settings.delivery
+        self._schedule = Schedule(delivery.retry_first, delivery.retry_longest)
+        self._own_host = urlsplit(settings.http.public_url).hostname
+        self._running: dict[int, tuple[str, asyncio.Task[None]]] = {}
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Pick and try, for ever."""
+        loop = asyncio.get_running_loop()
+        counted = -_COUNT
+        while not self._stop.is_set():
+            picked: list[Forward] = []
+            try:
+                if loop.time() - counted >= _COUNT:
+                    counted = loop.time()
+                    self._telemetry.forwards_waiting(await self._store.forwards_waiting())
+                picked = await self._pick()
+            except StoreDown:
+                return  # until restart; the next start takes it up
+            except StoreError as error:
+                log.store_failed(ref="", operation="forwards", error=str(error))
+            except Exception as error:  # the one edge: the work goes on
+                log.incident(ref="", error=error)
+            if self._stop.is_set():
+                return
+            for forward in picked:
+                task = asyncio.create_task(self._try(forward))
+                self._running[forward.id] = (host_of(forward.uri), task)
+            await self._wait(self._poll)
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    async def stop(self) -> None:
+        """Pick nothing more, and wait for what is being tried."""
+        self._stop.set()
+        while self._running:
+            await asyncio.wait({task for _, task in self._running.values()})
+
+    async def _pick(self) -> list[Forward]:
+        free = _AT_ONCE - len(self._running)
+        if free <= 0:
+            return []
+        due = await self._store.forwards_due(
+            self._clock(), len(self._running) + _AT_ONCE * _CHOICE
+        )
+        busy = Counter(host for host, _ in self._running.values())
+        picked: list[Forward] = []
+        for forward in due:
+            host = host_of(forward.uri)
+            if forward.id in self._running or busy[host] >= _AT_ONE_HOST:
+                continue
+            busy[host] += 1
+            picked.append(forward)
+            if len(picked) == free:
+                break
+        return picked
+
+    async def _try(self, forward: Forward) -> None:
+        try:
+            await self.attempt(forward)
+        except StoreDown:
+            self._stop.set()
+        except StoreError as error:  # it stays due: do not post again and again meanwhile
+            log.store_failed(ref=forward.ref, operation="forwards", error=str(error))
+            await self._wait(_STORE_PAUSE)
+        except Exception as error:
+            log.incident(ref=forward.ref, error=error)
+            await self._postpone(forward)
+        finally:
+            del self._running[forward.id]
+
+    async def _postpone(self, forward: Forward) -> None:
+        """After our own trouble: not again at once."""
+        try:
+            await self._end(forward, Answer(Outcome.LATER, "not tried: a fault of ours"))
+        except StoreError as error:
+            log.store_failed(ref=forward.ref, operation="forwards", error=str(error))
+
+    async def attempt(self, forward: Forward) -> None:
+        """One try of a forward that waits. Raises `StoreError`."""
+        if forward.asked_at + self._settings.delivery.expiry <= self._clock():
+            last = f"; the last answer: {forward.answer}" if forward.answer else ""
+            await self._end(forward, Answer(Outcome.NEVER, f"not taken in time{last}"), late=True)
+        elif forward.by == "mail":
+            await self._mail(forward)
+        elif host_of(forward.uri) == self._own_host:
+            await self._end(forward, Answer(Outcome.NEVER, "a link of our own"))
+        else:
+            await self._end(forward, await self._one_click.post(forward.uri))
+
+    async def _mail(self, forward: Forward) -> None:
+        asked = asked_by(forward.uri)
+        words = ""
+        if asked is None:
+            words = "not a usable URI"
+        elif asked.address.domain == self._settings.feedback.domain:
+            words = "a mailbox of our own"
+        elif self._settings.find_stream(forward.stream) is None:
+            words = f"stream {forward.stream} is not configured any more"
+        if asked is None or words:
+            await self._end(forward, Answer(Outcome.NEVER, words))
+            return
+        at = self._clock()
+        ref = new_ref(at)
+        hostname = self._settings.server.hostname
+        message_id = f"<{ref}@{hostname}>"
+        try:
+            content = leave(asked, hostname=hostname, message_id=message_id, at=at)
+        except FoldError:
+            await self._end(forward, Answer(Outcome.NEVER, "not a usable URI"))
+            return
+        listener = self._settings.listeners[0].address
+        envelope = Envelope(
+            submitter=Submitter(listener=listener, peer=""), ref=ref, received_at=at
+        )
+        submission = Submission(
+            ref=ref,
+            received_at=at,
+            submitter=envelope.submitter.identity,
+            listener=listener,
+            mail_from="",
+            message_id=message_id,
+            content_hash=hashlib.sha256(content).hexdigest(),
+            size=len(content),
+            stream=forward.stream,
+            sender=forward.sender,
+            category=Category.TRANSACTIONAL,
+            mode="enforce",
+            class_source=f"opt-out of {forward.ref}.{forward.copy}",
+        )
+        row = NewRow(
+            n=1,
+            copy=1,
+            subject=self._keys.subject(forward.sender, asked.address),
+            address=asked.address.exact,
+            copy_key=uuid.uuid4().hex,
+            state=State.WAITING,
+            decision=Decision(verdict=Verdict.ALLOW, reason=Reason.NOT_MARKETING),
+            facts="{}",
+            marketing=False,
+        )
+        mail = Notice(
+            covers=(),
+            submission=submission,
+            row=row,
+            body=kept(envelope, content, null=True),
+            since=at,
+        )
+        await self._end(forward, Answer(Outcome.TAKEN, f"mail {ref}"), mail=mail)
+        self._ring()
+
+    async def _end(
+        self, forward: Forward, answer: Answer, *, late: bool = False, mail: Notice | None = None
+    ) -> None:
+        now = self._clock()
+        next_try = None
+        if answer.outcome is Outcome.TAKEN:
+            state, result = ForwardState.PASSED, "passed"
+        elif answer.outcome is Outcome.LATER:
+            state, result = ForwardState.WAITING, "retry"
+            next_try = self._schedule.after(
+                now,
+                forward.attempts + 1,
+                Result.TEMPORARY,
+                "",
+                expires=forward.asked_at + self._settings.delivery.expiry,
+                chance=self._chance(),
+            )
+        else:
+            state = ForwardState.EXPIRED if late else ForwardState.REFUSED
+            result = state.value
+        passing = Passing(
+            id=forward.id,
+            attempts=forward.attempts,
+            state=state,
+            answer=answer.words,
+            at=now,
+            tried=not late,
+            next_try=next_try,
+            mail=mail,
+        )
+        if await self._store.passed(passing):
+            self._telemetry.forward(result)
+            log.optout_forwarded(
+                ref=f"{forward.ref}.{forward.copy}",
+                stream=forward.stream,
+                by=forward.by,
+                result=result,
+                answer=answer.words,
+            )
+
+
+def host_of(uri: str) -> str:
+    """Where a URI leads, for people and for fairness: its host, or the domain of its mailbox."""
+    if uri.lower().startswith("mailto:"):
+        return uri.partition("?")[0].rpartition("@")[2].lower()
+    try:
+        return urlsplit(uri).hostname or ""
+    except ValueError:
+        return ""
