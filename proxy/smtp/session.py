@@ -388,6 +388,9 @@ class Session:
                 envelope.notices[recipient.exact] = rcpt.notices
         else:
             envelope.turned_away = True
+            if answer.code == 550:
+                # An app that asks person after person does its work: each was decided and recorded.
+                self._idle_left = IDLE_COMMANDS
         return self._reply(answer or replies.RECIPIENT_OK)
 
     async def _on_data(self, argument: bytes) -> None:
