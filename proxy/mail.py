@@ -24,7 +24,7 @@ from proxy.errors import KeysError
 from proxy.keys import Keys
 from proxy.message import header as headers
 from proxy.message.body import BodyPlan, untouched
-from proxy.message.classify import Class, Unclassified, certain_stream, classify
+from proxy.message.classify import Chooser, Class, Unclassified, certain_stream, classify
 from proxy.message.control import Control, ControlError, control
 from proxy.message.edit import EditPlan, shown_mailboxes
 from proxy.message.header import Header, HeaderRefused
@@ -167,6 +167,7 @@ class Reader:
         self._listeners = {entry.address: entry for entry in settings.listeners}
         self._personal = PersonalUse()
         self._has_personal = any(s.category is Category.PERSONAL for s in settings.streams)
+        self._chooser = Chooser(settings)
         self._weights = {sign: int(getattr(settings.promotion, sign)) for sign in SIGNS}
 
     # -- what the envelope alone tells -----------------------------------------------------------
@@ -337,6 +338,7 @@ class Reader:
             and self._personal.used_up(
                 envelope.submitter.identity, body, recipients, self._clock().date()
             ),
+            chooser=self._chooser,
         )
         if isinstance(found, Unclassified):
             return _not_authorised(found.why)
