@@ -360,7 +360,7 @@ DOMAINS = ["", "news.acme.example", "watched.acme.example", "orders.acme.example
 def test_a_choice_that_is_kept_is_the_same(settings: Settings, data: st.DataObject) -> None:
     chooser = CHOOSERS.setdefault(id(settings), Chooser(settings))
     draw = data.draw
-    asked = {
+    asked: dict[str, Any] = {
         "listener": draw(st.sampled_from(settings.listeners)),
         "credential": draw(st.sampled_from([None, *settings.credentials])),
         "header_stream": draw(st.sampled_from(["", *(s.id for s in settings.streams)])),
