@@ -16,6 +16,7 @@ from datetime import datetime
 from proxy import log
 from proxy.answer import End, Ending
 from proxy.config import Settings
+from proxy.content import Piece
 from proxy.copies import Outgoing
 from proxy.delivery.outbox import OutboxState
 from proxy.delivery.upstream import Connection, Given, Pool
@@ -314,7 +315,7 @@ class Dispatch:
         meant.copy = kept or before
         return kept is not None and kept.copy == before.copy
 
-    async def _parts(self, send: Outgoing, connection: Connection) -> list[bytes | memoryview]:
+    async def _parts(self, send: Outgoing, connection: Connection) -> list[Piece]:
         """The bytes of a copy, signed as the upstream that it goes to wants them."""
         upstream = self._upstreams.get(connection.name, self._settings.upstreams[0])
         return await send.parts(self._signer, upstream)

@@ -35,6 +35,9 @@ from proxy.errors import KeysError
 
 Finding = tuple[str, str, str]
 
+# Octets in memory that a message on disk takes while it is relayed, and more.
+_ONE_MESSAGE = 2 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -314,9 +317,11 @@ def _api_tokens(parts: Parts) -> Iterator[Finding]:
 
 def _limits(parts: Parts) -> Iterator[Finding]:
     limits = parts.limits
-    if limits is not None and limits.memory < limits.message_size:
+    if limits is not None and limits.memory < _ONE_MESSAGE:
+        yield "limits.memory", "has no room for one large message", "make it 2MiB at least"
+    if limits is not None and limits.spool < limits.message_size:
         remedy = "make it at least as large, better several times that"
-        yield "limits.memory", "has no room for a message of message_size", remedy
+        yield "limits.spool", "has no room for a message of message_size", remedy
 
 
 def _caps(parts: Parts) -> Iterator[Finding]:

@@ -387,6 +387,7 @@ class Limits(Table):
     recipients: Count = 1000
     message_size: Size = 25 * 1024 * 1024
     memory: Size = 512 * 1024 * 1024
+    spool: Size = 4 * 1024 * 1024 * 1024
     messages_per_connection: Count = 1000
     header_bytes: Size = 262144
     header_fields: Count = 1000

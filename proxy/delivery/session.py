@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from proxy.content import BLOCK, Piece, Spooled
 from proxy.delivery import wire
 from proxy.delivery.channel import BrokenError, Channel, GarbledError, LostError
 from proxy.delivery.handshake import UpstreamLike
@@ -178,7 +179,7 @@ class Session:
         tx.over = True
 
     async def finish(
-        self, parts: Sequence[bytes | memoryview], ready: Ready | None = None
+        self, parts: Sequence[Piece], ready: Ready | None = None
     ) -> list[Given]:
         """Send the content; one `Given` per recipient. Raises `StaleError`, as `envelope` does."""
         await self.envelope()
@@ -294,7 +295,7 @@ class Session:
     # -- the content -----------------------------------------------------------------------------
 
     async def _content(
-        self, tx: _Transaction, parts: Sequence[bytes | memoryview], ready: Ready | None
+        self, tx: _Transaction, parts: Sequence[Piece], ready: Ready | None
     ) -> None:
         tx.stage = "content"
         stuffer = wire.Stuffer()
@@ -303,13 +304,13 @@ class Session:
             last = [stuffer.feed(part) for part in parts]
         else:
             for part in parts:
-                view = memoryview(part)
-                for start in range(0, len(view), _BLOCK):
+                step = BLOCK if isinstance(part, Spooled) else _BLOCK
+                for start in range(0, len(part), step):
                     if last:
                         self._listen()
                         self._channel.send_all(last, replies=0)
                         await self._channel.drain(self._data)
-                    last = [stuffer.feed(view[start : start + _BLOCK])]
+                    last = [stuffer.feed(await _block(part, start, step))]
         last.append(stuffer.end())
         if ready is not None and not await ready():
             raise BrokenError("withheld")
@@ -352,6 +353,15 @@ class Session:
         if self._tx is None:
             raise RuntimeError("no transaction was begun")
         return self._tx
+
+
+async def _block(part: Piece, start: int, size: int) -> bytes | bytearray | memoryview:
+    if not isinstance(part, Spooled):
+        return part[start : start + size]
+    try:
+        return await part.read(start, size)
+    except OSError as error:
+        raise BrokenError(f"the message cannot be read: {error.strerror}") from error
 
 
 def unanswered(result: Result, why: str, stage: str) -> Given:

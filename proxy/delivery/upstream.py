@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from proxy.content import Piece
 from proxy.delivery import wire
 from proxy.delivery.endpoint import Endpoint, UpstreamEvents
 from proxy.delivery.handshake import HandshakeError, UpstreamLike
@@ -141,7 +142,7 @@ class Connection:
                 self._fate = unanswered(Result.UNSENT, why, "mail")
 
     async def finish(
-        self, parts: Sequence[bytes | memoryview], ready: Ready | None = None
+        self, parts: Sequence[Piece], ready: Ready | None = None
     ) -> list[Given]:
         """Send the content and the final dot; one `Given` per recipient of the copy, in order.
 

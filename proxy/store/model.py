@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from policy.model import Decision, Detail, Event
+from proxy.content import Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ class Body:
     """A mail as it came: its content, and the envelope as text that the store does not read."""
 
     envelope: str
-    content: bytes
+    content: Content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 import orjson
-from sqlalchemy import Text, bindparam, func, literal_column, select
+from sqlalchemy import Text, bindparam, case, func, literal_column, select
 
 from policy.model import Decision
+from proxy.content import SPOOL_AT
 from proxy.store import bodies, counting, forwarding, ledger, schema
 from proxy.store.attempt import ATTEMPT_AGAIN, END, MAYBE_SENT, ROW
 from proxy.store.claim import ADD_ATTEMPT, ADD_DECISION, Owner, add_notice, decision_columns
@@ -58,12 +60,14 @@ _DUE = compiled(
     .limit(bindparam("limit"))
 )  # fmt: skip
 _SUBMISSION_COLUMNS = [c for c in submission.columns if c.name != "id"]
+# A large mail is not read with its row. SQLite knows the length without reading the octets.
+_SMALL = case((func.length(body.c.content) <= literal_column(str(SPOOL_AT)), body.c.content))
 _OWED = compiled(
     select(
         delivery.c.attempts, delivery.c.n, delivery.c.copy, delivery.c.copy_key,
         delivery.c.sender, delivery.c.exact, delivery.c.wide,
         func.coalesce(schema.address.c.address, literal_column("''", Text)), delivery.c.reply,
-        body.c.envelope, body.c.content, *_SUBMISSION_COLUMNS,
+        body.c.envelope, _SMALL, body.c.submission, *_SUBMISSION_COLUMNS,
     )
     .select_from(
         _OF_SUBMISSION.join(body, body.c.submission == delivery.c.submission)
@@ -273,13 +277,17 @@ def due(db: sqlite3.Connection, at: datetime, limit: int) -> list[Due]:
     ]  # fmt: skip
 
 
-def owed(db: sqlite3.Connection, row: int) -> Owed | None:
-    """See `Store.owed`."""
+def owed(db: sqlite3.Connection, row: int, directory: Path) -> Owed | None:
+    """See `Store.owed`. A large mail is put into a file in `directory`."""
     found = db.execute(*_OWED(row=row)).fetchone()
     if found is None:
         return None
-    attempts, n, copy, copy_key, sender, exact, wide, address, reply, envelope, content = found[:11]
-    columns = dict(zip([c.name for c in _SUBMISSION_COLUMNS], found[11:], strict=True))
+    attempts, n, copy, copy_key, sender, exact, wide, address, reply = found[:9]
+    envelope, small, id_ = found[9:12]
+    content = small if small is not None else bodies.content_of(db, id_, directory)
+    if content is None:
+        return None
+    columns = dict(zip([c.name for c in _SUBMISSION_COLUMNS], found[12:], strict=True))
     columns["received_at"] = instant(columns["received_at"])
     columns["marks"] = tuple(orjson.loads(columns["marks"]))
     return Owed(

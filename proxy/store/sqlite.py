@@ -231,7 +231,7 @@ class SqliteStore:
 
     async def owed(self, row: int) -> Owed | None:
         """See `Store.owed`."""
-        return await self._page(lambda db: outbox.owed(db, row))
+        return await self._page(lambda db: outbox.owed(db, row, self._path.parent))
 
     async def take(self, take: Take) -> IntakeResult:
         """See `Store.take`. A process that does not own the outbox may only end rows."""

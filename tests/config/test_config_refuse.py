@@ -249,7 +249,8 @@ LISTENER_B = '[[listeners]]\naddress = "{address}"\ntrusted_networks = ["10.0.0.
         (TOKEN + TOKEN, "api_tokens.1.token_hash:"),
         (TOKEN + 'senders = ["nobody"]\n', "api_tokens.0.senders.0: there is no [[senders]]"),
         ('[limits]\nmessage_size = "25 megs"\n', "limits.message_size: is no size"),
-        ('[limits]\nmemory = "1MiB"\n', "limits.memory: has no room for a message of message_size"),
+        ('[limits]\nmemory = "1MiB"\n', "limits.memory: has no room for one large message"),
+        ('[limits]\nspool = "1MiB"\n', "limits.spool: has no room for a message of message_size"),
     ],
 )
 def test_problems_between_tables(tmp_path: Path, more: str, want: str) -> None:
