@@ -10,7 +10,6 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
-from proxy.content import Piece
 from proxy.replies import printable
 
 LINE = 2048
@@ -162,7 +161,7 @@ class Stuffer:
     def __init__(self) -> None:
         self._tail = b"\r\n"  # the content begins at the start of a line
 
-    def feed(self, part: Piece | bytearray) -> bytes:
+    def feed(self, part: bytes | bytearray | memoryview) -> bytes:
         """The next `part` as it goes on the wire."""
         raw = part if isinstance(part, bytes) else bytes(part)
         if not raw:

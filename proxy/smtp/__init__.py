@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from policy.address import Address
-from proxy.content import Content
 from proxy.envelope import Envelope
 from proxy.replies import Reply
 
@@ -40,6 +39,6 @@ class Gate(Protocol):
         """RCPT. `recipient` is appended to the envelope only after this accepted it."""
         ...
 
-    async def submit(self, envelope: Envelope, content: Content) -> Reply:
+    async def submit(self, envelope: Envelope, content: bytes) -> Reply:
         """End of data: the lines as sent, dots unstuffed. Not cancelled when the client leaves."""
         ...

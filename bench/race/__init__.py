@@ -1,1 +1,0 @@
-"""The relays that `bench.peers` compares, and what drives and counts them."""
