@@ -8,7 +8,7 @@ UV ?= $(or $(shell command -v uv),.venv/bin/uv)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test check lint types fuzz bench corpus docs lock clean setup setup-test
+.PHONY: help demo test check lint types fuzz bench bench-quick corpus docs lock clean setup setup-test setup-bench
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,8 +30,11 @@ types: setup-test ## mypy --strict
 fuzz: setup-test ## 20,000 SMTP sessions out of a grammar (ARGS="--sessions 1000 --seed 7")
 	@.venv/bin/python tests/smtp/grammar_fuzz.py $(ARGS)
 
-bench: setup-test ## Side-by-side runs, results as ratios (BENCH=upstream for one)
+bench: setup-bench ## Side-by-side runs, results as ratios (BENCH=peers ARGS="small --rounds 5" for one)
 	@set -e; for name in $(BENCH); do echo "== $$name"; .venv/bin/python -m bench.$$name $(ARGS); done
+
+bench-quick: setup-bench ## Two minutes: the main ratios beside the recorded ones, and what fell
+	@.venv/bin/python -m bench.peers --quick
 
 corpus: setup-test ## All mails of CPython's tests and of four source distributions, fetched into build/
 	@.venv/bin/python -m pip download --quiet --no-deps --require-hashes --no-binary :all: \
@@ -58,3 +61,6 @@ setup:
 
 setup-test:
 	@scripts/setup test
+
+setup-bench:
+	@scripts/setup bench

@@ -39,6 +39,7 @@ from bench.store import NOW, fill, mail, person
 from bench.upstream import BODY, RECIPIENT, SENDER, SESSIONS, Quiet, server
 from policy.address import Address
 from proxy.config import Http, Listener, PolicyConfig, Server, Settings, Upstream
+from proxy.content import Content
 from proxy.delivery.upstream import Copy, Pool
 from proxy.envelope import Envelope
 from proxy.replies import Reply
@@ -109,7 +110,7 @@ class YesGate:
         """Part of `proxy.smtp.Gate`."""
         return None
 
-    async def submit(self, envelope: Envelope, content: bytes) -> Reply:
+    async def submit(self, envelope: Envelope, content: Content) -> Reply:
         """Part of `proxy.smtp.Gate`."""
         return Reply(250, "2.0.0", f"relayed (ref {envelope.ref})")
 

@@ -43,7 +43,8 @@ from proxy.app import running
 from proxy.clock import utc_now
 from proxy.config import load
 from proxy.config.signing import PrivateKey
-from proxy.message.canonical import BodyHash, Piece
+from proxy.content import Piece
+from proxy.message.canonical import BodyHash
 from proxy.message.sign import Key, Signer, Signing, cover
 from proxy.sink import Sink
 from proxy.store.model import NewAttributes, NewEvent

@@ -17,7 +17,7 @@ from policy.basis import Case, Condition, dormant_from, term_end, term_needs_rev
 from policy.counterfactual import changes
 from policy.duties import RULE as DUTIES
 from policy.duties import unmet
-from policy.jurisdiction import Jurisdiction, jurisdiction
+from policy.jurisdiction import Jurisdiction, first, jurisdiction
 from policy.ledger import Class, Ledger, Suppression, class_of, suppression
 from policy.model import (
     Answer,
@@ -84,7 +84,7 @@ class _Run:
     @property
     def jurisdiction(self) -> str:
         if self.where is None:
-            self.where = jurisdiction(self.facts, self.packs)
+            return first(self.facts, self.packs)
         applies = self.where.applies
         return "" if self.where.elsewhere or not applies else applies[0].pack.id
 

@@ -52,6 +52,18 @@ def jurisdiction(facts: Facts, packs: Packs) -> Jurisdiction:
     return Jurisdiction(tuple(found.values()))
 
 
+def first(facts: Facts, packs: Packs) -> str:
+    """The id of the first pack that applies; "" where none does, or the law is not known."""
+    country = facts.recipient.country
+    if country:
+        pack = packs.of(country)
+        return pack.id if pack is not None else ""
+    if not facts.sender.candidate_countries and len(packs):
+        return next(iter(packs)).id
+    applies = jurisdiction(facts, packs).applies
+    return applies[0].pack.id if applies else ""
+
+
 def _elsewhere(packs: Packs, sender: Pack | None) -> tuple[Applies, ...]:
     found = {pack.id: pack for pack in (packs.fallback, sender) if pack is not None}
     return tuple(Applies(pack, consent_only=True) for pack in found.values())

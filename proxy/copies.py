@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from proxy.config import Upstream
+from proxy.content import Piece
 from proxy.delivery.upstream import Copy
 from proxy.envelope import Notices
 from proxy.judge import Case, Ruling
@@ -52,7 +53,7 @@ class Outgoing:
             ),
         )
 
-    async def parts(self, signer: Signer, upstream: Upstream) -> list[bytes | memoryview]:
+    async def parts(self, signer: Signer, upstream: Upstream) -> list[Piece]:
         """Header block and body as this upstream gets them; what is not edited are the client's own
         bytes. Raises `FoldError` and `SigningError`.
         """

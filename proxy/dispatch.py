@@ -16,7 +16,7 @@ from datetime import datetime
 from proxy import log
 from proxy.answer import End, Ending
 from proxy.config import Settings
-from proxy.config.timing import before_the_dot
+from proxy.content import Piece
 from proxy.copies import Outgoing
 from proxy.delivery.outbox import OutboxState
 from proxy.delivery.upstream import Connection, Given, Pool
@@ -61,14 +61,10 @@ _WITHHELD = Given(Result.UNSENT, 451, "451 4.4.7 decided again before it was sen
 
 @dataclass(slots=True)
 class _Meant:
-    """A copy, when it was last decided for whom it is, and whether it still is for anybody.
-
-    Times are of the monotonic clock.
-    """
+    """A copy, when it was last decided for whom it is, and whether it still is for anybody."""
 
     copy: Outgoing
     decided_at: float
-    last: float  # until when its dot may be written: later, another process may have taken it over
     nobody: bool = False
 
 
@@ -102,7 +98,6 @@ class Dispatch:
         self._outbox = outbox
         self._monotonic = monotonic
         self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
-        self._before_dot = before_the_dot(settings.upstreams).total_seconds()
         self._live: dict[str, asyncio.Future[Result]] = {}
 
     async def attempt(
@@ -122,11 +117,10 @@ class Dispatch:
                 except TimeoutError:
                     raise UpstreamUnavailable("no connection came free in time") from None
                 connection.begin(outgoing[0].copy)
-            last = self._monotonic() + self._before_dot
             claimed = await self._store.claim(ruling.intake)
             if not claimed.stale and not any(f.fate in ELSEWHERE for f in claimed.fates):
                 fates = claimed.fates
-                turn.begin(mail, ruling, fates, last)
+                turn.begin(mail, ruling, fates)
                 return await self._finish(mail, ruling, outgoing, turn, connection, held)
             if connection is not None:
                 await connection.abandon()
@@ -159,29 +153,22 @@ class Dispatch:
         mail = turn.mail
         if mail is None:
             return set()
-        held, owe, wait = dict(turn.held), turn.owe(), tuple(turn.put_off.values())
+        held, owe = dict(turn.held), turn.owe()
         notice = await self._notices.about(mail, turn.lost())
-        if not held and not owe and not wait and notice is None:
+        if not held and not owe and notice is None:
             return set()
         settlement = Settlement(
             outcomes=tuple(outcome for outcome, _ in held.values()),
             owe=owe,
-            wait=wait,
-            body=body_of(mail) if owe or wait else None,
+            body=body_of(mail) if owe else None,
             notice=notice,
             at=self._clock(),
         )
-        ours = set(await self._store.settle(settlement))
-        taken = turn.owed(held, ours, _BUSY)
-        if self._settings.delivery.ambiguous == "hold":
-            for n, (outcome, _) in held.items():
-                if outcome.result is Result.UNKNOWN and outcome.row in ours:
-                    log.message_held(ref=mail.ref, n=n)
-        if owe or wait:
+        owed = await self._store.settle(settlement)
+        turn.owed(held)
+        if owe:
             self._outbox.ring()
-        if taken and notice is not None:
-            return ours | await self.owe(turn)  # who else gets nothing is told all the same
-        return ours
+        return set(owed)
 
     def counted(self, mail: Mail, turn: Turn) -> list[Ending]:
         """The endings of all recipients; what is owed counts when it ends."""
@@ -260,7 +247,7 @@ class Dispatch:
         `in_hand` is the connection since before C1, with the copy begun, or nothing.
         """
         line, connection = in_hand
-        meant = _Meant(send, committed_at, turn.last)
+        meant = _Meant(send, committed_at)
 
         async def ready() -> bool:
             return await self._still_meant(mail, meant, turn)
@@ -309,8 +296,7 @@ class Dispatch:
 
     def _old(self, meant: _Meant) -> bool:
         hold = self._settings.delivery.attempt_hold.total_seconds()
-        now = self._monotonic()
-        return now - meant.decided_at > hold or now > meant.last
+        return self._monotonic() - meant.decided_at > hold
 
     async def _still_meant(self, mail: Mail, meant: _Meant, turn: Turn) -> bool:
         """Whether a copy may leave as it is: decided lately, or now again (delivery.md 7).
@@ -323,14 +309,13 @@ class Dispatch:
         if turn.promised:
             return False
         before = meant.copy
-        meant.last = self._monotonic() + self._before_dot
         kept = await self._decide_again(mail, before, turn)
         meant.decided_at = self._monotonic()
         meant.nobody = kept is None
         meant.copy = kept or before
         return kept is not None and kept.copy == before.copy
 
-    async def _parts(self, send: Outgoing, connection: Connection) -> list[bytes | memoryview]:
+    async def _parts(self, send: Outgoing, connection: Connection) -> list[Piece]:
         """The bytes of a copy, signed as the upstream that it goes to wants them."""
         upstream = self._upstreams.get(connection.name, self._settings.upstreams[0])
         return await send.parts(self._signer, upstream)
@@ -387,20 +372,8 @@ class Dispatch:
         mail = turn.mail
         if mail is not None and (turn.promised or (turn.taken and turn.ours)):
             await self._patiently("settle", mail, lambda: self.owe(turn))
-        elif turn.held and self._monotonic() <= turn.last:
-            self._store.record_later([outcome for outcome, _ in turn.held.values()])
         elif turn.held:
-            # Another process may have taken the attempts over, and 5xx is a promise too.
-            await self._late(turn)
-
-    async def _late(self, turn: Turn) -> None:
-        outcomes = [outcome for outcome, _ in turn.held.values()]
-        try:
-            ours = await self._store.record(outcomes)
-        except StoreUnavailable:
-            self._store.record_later(outcomes)
-            ours = []
-        turn.taken_away(ours, _BUSY)
+            self._store.record_later([outcome for outcome, _ in turn.held.values()])
 
     async def _patiently(
         self, operation: str, mail: Mail, write: Callable[[], Awaitable[object]]

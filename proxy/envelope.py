@@ -59,7 +59,8 @@ class Envelope:
     3461) `ret` is `FULL`, `HDRS` or "", `envid` the client's name for the mail as typed (xtext),
     and `notices` has an entry, by `Address.exact`, for each recipient about whom the client said
     something. `solicitation` tells that the client calls the mail one (SOLICIT=, RFC 3865),
-    `turned_away` that it named others, who were refused.
+    `turned_away` that it named others, who were refused. `room` is what the message takes of
+    `limits.memory`: it is given back when the envelope is gone.
     """
 
     submitter: Submitter
@@ -75,3 +76,4 @@ class Envelope:
     solicitation: bool = False
     turned_away: bool = False
     notices: dict[str, Notices] = field(default_factory=dict)
+    room: object = field(default=None, repr=False, compare=False)

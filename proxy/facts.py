@@ -9,7 +9,7 @@ without the address.
 from __future__ import annotations
 
 from dataclasses import fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -160,8 +160,14 @@ def facts_for(
 
 def mails_since(stream: config.Stream, sender: config.Sender, at: datetime) -> datetime | None:
     """From when on a mail of `stream` at `at` must know what a person had; None where no cap is."""
+    window = cap_window(stream, sender)
+    return None if window is None else at - window
+
+
+def cap_window(stream: config.Stream, sender: config.Sender) -> timedelta | None:
+    """The longest time that a frequency cap looks back on; None where no cap is."""
     windows = [o.cap.window for o in (stream.overlay, sender.overlay) if o.cap is not None]
-    return at - max(windows) if windows else None
+    return max(windows, default=None)
 
 
 def room_for(facts: Facts) -> tuple[Room, ...]:
@@ -183,10 +189,16 @@ HELD_ELSEWHERE = "(held by another sender)"
 _UNRECORDED = frozenset({"address", "overlay"})
 
 
-def journal_json(facts: Facts) -> str:
+def journal_message(message: Message) -> orjson.Fragment:
+    """The part of `journal_json` that all recipients of a mail have in common."""
+    return orjson.Fragment(_dumps(_known_fields(message)))
+
+
+def journal_json(facts: Facts, message: orjson.Fragment | None = None) -> str:
     """The facts as canonical JSON for the journal: no address, and no other sender's evidence.
 
     What has its default is left out. Of the address its top-level domain is kept, as a country.
+    `message` is `journal_message` of the same facts, where that is known.
     """
     domain = facts.recipient.address.rpartition("@")[2]
     own = facts.sender.id
@@ -209,20 +221,30 @@ def journal_json(facts: Facts) -> str:
         "sender": own,
         "recipient": _known_fields(facts.recipient),
         "tld": domain.rpartition(".")[2] if "." in domain else "",
-        "message": _known_fields(facts.message),
+        "message": message or _known_fields(facts.message),
         "events": events,
     }
     if facts.sent:
         record["sent"] = [[mail.stream, mail.at] for mail in facts.sent]
-    return orjson.dumps(record, default=_plain, option=orjson.OPT_SORT_KEYS).decode()
+    return _dumps(record).decode()
+
+
+def _dumps(record: object) -> bytes:
+    return orjson.dumps(record, default=_plain, option=orjson.OPT_SORT_KEYS)
+
+
+_RECORDED = {
+    kind: tuple((f.name, f.default) for f in fields(kind) if f.name not in _UNRECORDED)
+    for kind in (Recipient, Message)
+}
 
 
 def _known_fields(value: Recipient | Message) -> dict[str, object]:
-    known = {}
-    for field in fields(value):
-        held = getattr(value, field.name)
-        if field.name not in _UNRECORDED and held != field.default:
-            known[field.name] = held
+    known: dict[str, object] = {}
+    for name, default in _RECORDED[type(value)]:
+        held = getattr(value, name)
+        if held is not default and held != default:
+            known[name] = held
     return known
 
 

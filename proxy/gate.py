@@ -21,6 +21,7 @@ from policy.pack import Packs
 from proxy import log
 from proxy.answer import End, Ending, answer
 from proxy.config import Settings
+from proxy.content import Content
 from proxy.copies import copies_of
 from proxy.delivery.outbox import OutboxState, Tried
 from proxy.delivery.upstream import Pool
@@ -146,7 +147,7 @@ class Gate:
 
     # -- 3 to 11: end of DATA --------------------------------------------------------------------
 
-    async def submit(self, envelope: Envelope, content: bytes) -> Reply:
+    async def submit(self, envelope: Envelope, content: Content) -> Reply:
         """End of DATA: the whole flow, and one honest reply.
 
         The work is a task of the gate's: a client that drops cannot cancel it. Without an answer
@@ -199,7 +200,7 @@ class Gate:
             await asyncio.wait(set(self._tasks))
 
     async def _answer(
-        self, envelope: Envelope, content: bytes, until: float, turn: Turn
+        self, envelope: Envelope, content: Content, until: float, turn: Turn
     ) -> Reply:
         ref = envelope.ref
         try:
@@ -222,8 +223,7 @@ class Gate:
     async def _relay(self, mail: Mail, until: float, turn: Turn) -> list[Ending]:
         for _ in range(ROUNDS):
             ruling = await self._judge.rule(mail, self._store)
-            listener = mail.envelope.submitter.listener
-            if self._settings.delivery_of(mail.stream, listener) == "queued":
+            if mail.stream.delivery == "queued":
                 endings = await self._queue(mail, ruling, until)
             else:
                 outgoing = copies_of(mail, ruling, self._keys)
@@ -254,7 +254,7 @@ class Gate:
     def _is_feedback(self, envelope: Envelope) -> bool:
         return any(self.accepts_from_strangers(r) for r in envelope.recipients)
 
-    async def _opt_out_by_mail(self, envelope: Envelope, content: bytes) -> Reply:
+    async def _opt_out_by_mail(self, envelope: Envelope, content: Content) -> Reply:
         """The mailto of List-Unsubscribe: the token in the subject identifies person and list."""
         tokens = tokens_in(content)
         taken = [

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import orjson
+
 from policy.address import Address
 from policy.engine import decide, refuse_early
 from policy.explain import sentence
@@ -37,9 +39,10 @@ from proxy.answer import End
 from proxy.envelope import Envelope
 from proxy.facts import (
     assumed_message,
+    cap_window,
     facts_for,
     journal_json,
-    mails_since,
+    journal_message,
     message_facts,
     recipient_facts,
     room_for,
@@ -69,6 +72,9 @@ _FOOTER_DUTIES = frozenset({Reason.NO_IDENTITY, Reason.NO_POSTAL_ADDRESS, Reason
 
 #: Decide this many recipients before letting other sessions run.
 _BREATH = 50
+
+#: Messages whose facts are kept.
+_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +111,14 @@ class Case:
         return End.DEFERRED if self.decision.verdict is Verdict.DEFER else End.BLOCKED
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The facts of a message, and how the journal writes them."""
+
+    message: Message
+    recorded: orjson.Fragment
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruling:
     """All recipients' cases, numbered from 1 in the envelope's order, and the commit that records
@@ -134,6 +148,9 @@ class Judge:
         self._telemetry = telemetry
         self._clock = clock
         self._senders = {s.id: sender_facts(s) for s in settings.senders}
+        self._windows = {s.id: cap_window(s, settings.sender(s.sender)) for s in settings.streams}
+        self._dedupe_window = settings.delivery.dedupe_window
+        self._told: dict[object, _Told] = {}
 
     async def rule(self, mail: Mail, store: Store) -> Ruling:
         """Look up and decide for every recipient of `mail`; raises `StoreError`."""
@@ -269,23 +286,47 @@ class Judge:
         )
 
     def _mails_since(self, stream: config.Stream) -> datetime | None:
-        return mails_since(stream, self._settings.sender(stream.sender), self._clock())
+        window = self._windows[stream.id]
+        return None if window is None else self._clock() - window
 
-    def _message(self, mail: Mail, shown: Shown | None) -> Message:
-        return message_facts(
-            mail.stream,
+    def _message(self, mail: Mail, shown: Shown | None) -> _Told:
+        """What is known of a mail: the mails of a campaign have all of it in common."""
+        key = (
+            mail.stream.id,
             mail.category,
             mail.control,
-            shown,
             mail.visible_recipients,
-            can_inject=mail.body.can_inject,
-            promotion=mail.promotion,
+            mail.body.can_inject,
+            mail.promotion,
+            shown
+            and (
+                shown.sender_identity,
+                shown.postal_address,
+                shown.unsubscribe,
+                shown.unsubscribe_valid_days,
+                shown.fake_reply,
+            ),
         )
+        told = self._told.get(key)
+        if told is None:
+            message = message_facts(
+                mail.stream,
+                mail.category,
+                mail.control,
+                shown,
+                mail.visible_recipients,
+                can_inject=mail.body.can_inject,
+                promotion=mail.promotion,
+            )
+            if len(self._told) >= _REMEMBERED:
+                self._told.clear()
+            told = self._told[key] = _Told(message, journal_message(message))
+        return told
 
     def _case(
         self,
         mail: Mail,
-        message: Message,
+        told: _Told,
         n: int,
         address: Address,
         subject: Subject,
@@ -298,12 +339,12 @@ class Judge:
         copy_key = copy_key or _copy_key(mail, subject)
         if mail.shown is not None and address.exact in mail.holders:
             # An opt-out link of ours is one for the person it was sealed for, and for nobody else.
-            message = self._message(mail, mail.shown.for_holder())
+            told = self._message(mail, mail.shown.for_holder())
         facts = facts_for(
             at=at,
             sender=self._senders[mail.stream.sender],
             recipient=recipient_facts(address, known, mail.stream),
-            message=message,
+            message=told.message,
             known=known,
             copy_key=copy_key,
         )
@@ -329,7 +370,7 @@ class Judge:
             address=address,
             subject=subject,
             decision=decision,
-            facts=journal_json(facts),
+            facts=journal_json(facts, told.recorded),
             state=state,
             copy=n if mail.per_recipient else 1,
             copy_key=copy_key,
@@ -378,7 +419,7 @@ class Judge:
             submission=submission,
             rows=rows,
             high=snapshot.high,
-            dedupe_from=at - self._settings.delivery.dedupe_window,
+            dedupe_from=at - self._dedupe_window,
             at=at,
         )
 

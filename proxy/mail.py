@@ -19,12 +19,13 @@ from policy.ledger import SOLE_DUTY_TEMPLATES
 from policy.model import Category, Unsubscribe
 from proxy import log
 from proxy.config import Credential, Listener, Settings, Stream
+from proxy.content import Content, Piece, blocks, large, stretch
 from proxy.envelope import Envelope
 from proxy.errors import KeysError
 from proxy.keys import Keys
 from proxy.message import header as headers
 from proxy.message.body import BodyPlan, untouched
-from proxy.message.classify import Class, Unclassified, certain_stream, classify
+from proxy.message.classify import Chooser, Class, Unclassified, certain_stream, classify
 from proxy.message.control import Control, ControlError, control
 from proxy.message.edit import EditPlan, shown_mailboxes
 from proxy.message.header import Header, HeaderRefused
@@ -56,7 +57,7 @@ class Mail:
     """
 
     envelope: Envelope
-    content: bytes
+    content: Content
     header: Header
     control: Control
     stream: Stream
@@ -167,6 +168,7 @@ class Reader:
         self._listeners = {entry.address: entry for entry in settings.listeners}
         self._personal = PersonalUse()
         self._has_personal = any(s.category is Category.PERSONAL for s in settings.streams)
+        self._chooser = Chooser(settings)
         self._weights = {sign: int(getattr(settings.promotion, sign)) for sign in SIGNS}
 
     # -- what the envelope alone tells -----------------------------------------------------------
@@ -196,7 +198,7 @@ class Reader:
     # -- the whole message -----------------------------------------------------------------------
 
     async def read(
-        self, envelope: Envelope, content: bytes, known: Class | None = None
+        self, envelope: Envelope, content: Content, known: Class | None = None
     ) -> Mail | Reply:
         """The message, or the reply that refuses it.
 
@@ -209,7 +211,7 @@ class Reader:
             return our_fault(envelope.ref)
 
     async def _read(
-        self, envelope: Envelope, content: bytes, known: Class | None
+        self, envelope: Envelope, content: Content, known: Class | None
     ) -> Mail | Reply:
         limits = self._settings.limits
         try:
@@ -226,9 +228,14 @@ class Reader:
             return loop
         if envelope.smtputf8 and (not_utf8 := headers.check_utf8(header)) is not None:
             return not_utf8
-        content_hash = await _hash(content, after_trace(header))
+        content_hash = await _hash(stretch(content, after_trace(header)))
         recipients = tuple({a.exact: a for a in envelope.recipients}.values())
-        found = known or self._classify(envelope, content, header, controls, recipients)
+        found: Class | Reply
+        if known is not None:
+            found = known
+        else:
+            body_hash = await _hash(stretch(content, header.end)) if self._has_personal else ""
+            found = self._classify(envelope, body_hash, header, controls, recipients)
         if isinstance(found, Reply):
             return found
         if controls.template == PERMISSION_REQUEST and not found.null:
@@ -315,7 +322,7 @@ class Reader:
     def _classify(
         self,
         envelope: Envelope,
-        content: bytes,
+        body: str,
         header: Header,
         controls: Control,
         recipients: tuple[Address, ...],
@@ -323,7 +330,6 @@ class Reader:
         if controls.stream and self._settings.find_stream(controls.stream) is None:
             return Reply(554, "5.6.0", f"control header Sluis-Stream: no stream {controls.stream}")
         credential = self._credential(envelope)
-        body = _digest(content, header.end) if self._has_personal else ""
         found = classify(
             self._settings,
             listener=self._listener(envelope),
@@ -337,6 +343,7 @@ class Reader:
             and self._personal.used_up(
                 envelope.submitter.identity, body, recipients, self._clock().date()
             ),
+            chooser=self._chooser,
         )
         if isinstance(found, Unclassified):
             return _not_authorised(found.why)
@@ -358,7 +365,7 @@ class Reader:
         return None
 
     async def _promotion(
-        self, envelope: Envelope, content: bytes, header: Header, found: Class
+        self, envelope: Envelope, content: Content, header: Header, found: Class
     ) -> tuple[bool, tuple[str, ...]]:
         """Whether transactional mail counts as promotional, and what the journal notes of it."""
         if found.category is not Category.TRANSACTIONAL or found.null:
@@ -366,7 +373,7 @@ class Reader:
         if envelope.solicitation or declared(header):
             return True, ("solicitation",)
         threshold = self._settings.promotion.threshold
-        if len(content) > LARGE_TO_INSPECT:
+        if large(content, LARGE_TO_INSPECT):
             found_ = await asyncio.to_thread(
                 score, content, header, self._weights, threshold=threshold
             )
@@ -385,15 +392,18 @@ class Reader:
         return self._settings.credential(name) if name else None
 
 
-async def _hash(content: bytes, start: int) -> str:
-    """SHA-256 (hex) of the content from its first field that is not a leading Received."""
-    if len(content) > _LARGE_TO_HASH:
-        return await asyncio.to_thread(_digest, content, start)
-    return _digest(content, start)
+async def _hash(piece: Piece) -> str:
+    """SHA-256 (hex)."""
+    if large(piece, _LARGE_TO_HASH):
+        return await asyncio.to_thread(_digest, piece)
+    return _digest(piece)
 
 
-def _digest(content: bytes, start: int) -> str:
-    return hashlib.sha256(memoryview(content)[start:]).hexdigest()
+def _digest(piece: Piece) -> str:
+    sha = hashlib.sha256()
+    for block in blocks(piece):
+        sha.update(block)
+    return sha.hexdigest()
 
 
 def _not_authorised(why: str) -> Reply:

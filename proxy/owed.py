@@ -12,6 +12,7 @@ from datetime import datetime
 import orjson
 
 from policy.address import parse
+from proxy.content import Content
 from proxy.envelope import Envelope, Notices, Submitter
 from proxy.mail import Mail
 from proxy.store.model import Body, Owed
@@ -22,7 +23,7 @@ def body_of(mail: Mail) -> Body:
     return kept(mail.envelope, mail.content, null=mail.null)
 
 
-def kept(envelope: Envelope, content: bytes, *, null: bool) -> Body:
+def kept(envelope: Envelope, content: Content, *, null: bool) -> Body:
     """An envelope and its content as a body."""
     values = {
         "submitter": asdict(envelope.submitter),

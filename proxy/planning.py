@@ -12,6 +12,7 @@ from policy.address import Address
 from policy.model import Category
 from proxy import log
 from proxy.config import Sender, Settings, Stream
+from proxy.content import Content, Piece, large, stretch
 from proxy.dkim_keys import KeyRing, Records
 from proxy.envelope import Envelope
 from proxy.errors import TokenError
@@ -77,7 +78,7 @@ class Planner:
     async def look(
         self,
         envelope: Envelope,
-        content: bytes,
+        content: Content,
         header: Header,
         recipients: tuple[Address, ...],
         found: Class,
@@ -108,16 +109,16 @@ class Planner:
                 signed_by=signed_by,
             )
 
-        if len(content) > LARGE_TO_INSPECT:
+        if large(content, LARGE_TO_INSPECT):
             return await asyncio.to_thread(look)
         return look()
 
-    async def failed(self, content: bytes, header: Header) -> frozenset[Field]:
+    async def failed(self, content: Content, header: Header) -> frozenset[Field]:
         """The signatures of others that do not verify; none are known to where none is tried."""
         if self._records is None or not header.named(DKIM):
             return frozenset()
-        body = memoryview(content)[header.end :]
-        if len(content) > LARGE_TO_INSPECT:
+        body = stretch(content, header.end)
+        if large(content, LARGE_TO_INSPECT):
             return await asyncio.to_thread(failed_signatures, header, body, self._records.find)
         return failed_signatures(header, body, self._records.find)
 
@@ -128,14 +129,14 @@ class Planner:
         return Signing(keys, now) if keys else None
 
     async def _aligned(
-        self, header: Header, body: memoryview, stream: Stream, signing: Signing
+        self, header: Header, body: Piece, stream: Stream, signing: Signing
     ) -> Aligned:
         """What planning needs to know of our keys; a signature that names one is verified."""
         own = self._ring.own(stream.sender)
         digest = b""
         if any((s.d, s.s) in own for s in signatures(header)):
             hasher = BodyHash()
-            if len(body) > LARGE_TO_INSPECT:
+            if large(body, LARGE_TO_INSPECT):
                 digest = await asyncio.to_thread(hasher.digest, [body])
             else:
                 digest = hasher.digest([body])
@@ -164,7 +165,7 @@ class Planner:
         publication = self._publications[stream.id] if marketing else None
         aligned = None
         if signing is not None:
-            came = memoryview(body.content)[body.start :]
+            came = stretch(body.content, body.start)
             aligned = await self._aligned(header, came, stream, signing)
         rewrite = publication is not None and stream.visible_recipients == "rewrite"
 

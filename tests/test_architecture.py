@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy",),
     ("proxy", "proxy.errors", "proxy.replies", "proxy.ref", "proxy.packs"),
+    ("proxy.content",),
     ("proxy.envelope", "proxy.store.model", "proxy.config"),
     ("proxy.log", "proxy.telemetry", "proxy.keys"),
     ("proxy.tokens",),

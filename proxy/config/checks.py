@@ -30,11 +30,13 @@ from proxy.config.models import (
 )
 from proxy.config.secrets import usable_hash
 from proxy.config.signing import algorithm_of, organisational, owners, read_private_key
-from proxy.config.timing import before_the_dot
 from proxy.config.values import is_loopback
 from proxy.errors import KeysError
 
 Finding = tuple[str, str, str]
+
+# Octets in memory that a message on disk takes while it is relayed, and more.
+_ONE_MESSAGE = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,9 +317,11 @@ def _api_tokens(parts: Parts) -> Iterator[Finding]:
 
 def _limits(parts: Parts) -> Iterator[Finding]:
     limits = parts.limits
-    if limits is not None and limits.memory < limits.message_size:
+    if limits is not None and limits.memory < _ONE_MESSAGE:
+        yield "limits.memory", "has no room for one large message", "make it 2MiB at least"
+    if limits is not None and limits.spool < limits.message_size:
         remedy = "make it at least as large, better several times that"
-        yield "limits.memory", "has no room for a message of message_size", remedy
+        yield "limits.spool", "has no room for a message of message_size", remedy
 
 
 def _caps(parts: Parts) -> Iterator[Finding]:
@@ -341,10 +345,6 @@ def _delivery(parts: Parts) -> Iterator[Finding]:
         yield key, "is shorter than delivery.expiry", remedy
     if delivery.dedupe_window < timedelta(hours=1):
         yield key, "is shorter than an hour", "clients retry for days; 5d is the default"
-    if parts.upstreams and delivery.attempt_hold > before_the_dot(parts.upstreams.values()):
-        what = "is longer than every upstream's time-outs of the stages before the dot together"
-        remedy = "shorten it: by then another process may have taken the attempt over"
-        yield "delivery.attempt_hold", what, remedy
     if retention is not None and delivery.dedupe_window > retention.evidence:
         remedy = "a copy can only be known again while its record is kept"
         yield key, "is longer than retention.evidence", remedy

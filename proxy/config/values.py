@@ -45,8 +45,7 @@ def control_character(text: str) -> str:
     return f"U+{ord(found.group()):04X}" if found else ""
 
 
-def duration(value: object) -> timedelta:
-    """`"90s"` and the like. Raises `wrong`, a `ValueError`."""
+def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     match = re.fullmatch(r"(\d{1,9})(ms|s|m|h|d)", value) if isinstance(value, str) else None
@@ -229,7 +228,7 @@ def _freeze(value: Mapping[str, Any]) -> Mapping[str, Any]:
 Bool = StrictBool
 Count = Annotated[StrictInt, Field(ge=1)]
 Text = Annotated[StrictStr, AfterValidator(_not_empty)]
-Duration = Annotated[timedelta, BeforeValidator(duration), AfterValidator(_positive)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
 Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 Trusted = Annotated[Network, BeforeValidator(_network)]
 HostPort = Annotated[str, BeforeValidator(_address)]

@@ -57,15 +57,9 @@ class UpstreamLike(Protocol):
     @property
     def connect_timeout(self) -> timedelta: ...
     @property
-    def greeting_timeout(self) -> timedelta: ...
-    @property
     def command_timeout(self) -> timedelta: ...
     @property
-    def rcpt_timeout(self) -> timedelta: ...
-    @property
     def data_timeout(self) -> timedelta: ...
-    @property
-    def block_timeout(self) -> timedelta: ...
     @property
     def final_timeout(self) -> timedelta: ...
 
@@ -130,8 +124,7 @@ class _Talk:
         self.stage = "greeting"
 
     async def greeting(self) -> None:
-        limit = self._upstream.greeting_timeout.total_seconds()
-        answer = await self._channel.reply(limit)
+        answer = await self._channel.reply(self._timeout)
         if answer.code != 220:
             raise self._refused(answer)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from proxy.content import BLOCK, Piece, Spooled
 from proxy.delivery import wire
 from proxy.delivery.channel import BrokenError, Channel, GarbledError, LostError
 from proxy.delivery.handshake import UpstreamLike
@@ -61,8 +62,7 @@ class Given:
     `reply` is one line of printable ASCII with its code: the upstream's own verbatim (several lines
     joined by ` / `), or ours (`451 4.4.x`, `55x`) where the upstream gave none. `stage` is local,
     connect, tls, greeting, ehlo, starttls, auth, rset, mail, rcpt, data, content or dot. `remote`
-    is the host (name or address) of the upstream whose reply it is, "" where none answered;
-    `upstream` the configured name of the one that was tried, "" for none.
+    is the host (name or address) of the upstream whose reply it is, "" where none answered.
     """
 
     result: Result
@@ -70,7 +70,6 @@ class Given:
     reply: str
     stage: str
     remote: str = field(default="", compare=False)
-    upstream: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:
@@ -121,9 +120,7 @@ class Session:
     ) -> None:
         self._channel = channel
         self._command = upstream.command_timeout.total_seconds()
-        self._rcpt = upstream.rcpt_timeout.total_seconds()
         self._data = upstream.data_timeout.total_seconds()
-        self._block = upstream.block_timeout.total_seconds()
         self._final = upstream.final_timeout.total_seconds()
         self._limit = upstream.messages_per_connection
         self._host = upstream.host
@@ -182,7 +179,7 @@ class Session:
         tx.over = True
 
     async def finish(
-        self, parts: Sequence[bytes | memoryview], ready: Ready | None = None
+        self, parts: Sequence[Piece], ready: Ready | None = None
     ) -> list[Given]:
         """Send the content; one `Given` per recipient. Raises `StaleError`, as `envelope` does."""
         await self.envelope()
@@ -241,7 +238,7 @@ class Session:
             raise GarbledError(f"{data.code} in reply to DATA")
 
     async def _recipient(self, tx: _Transaction, n: int) -> bool:
-        answer = await self._next(tx, tx.commands[n + 1], "rcpt", self._rcpt)
+        answer = await self._next(tx, tx.commands[n + 1], "rcpt", self._command)
         if answer.kind not in _KINDS:
             raise GarbledError(f"{answer.code} in reply to RCPT")
         if answer.kind != 2 and tx.given[n] is None:
@@ -298,7 +295,7 @@ class Session:
     # -- the content -----------------------------------------------------------------------------
 
     async def _content(
-        self, tx: _Transaction, parts: Sequence[bytes | memoryview], ready: Ready | None
+        self, tx: _Transaction, parts: Sequence[Piece], ready: Ready | None
     ) -> None:
         tx.stage = "content"
         stuffer = wire.Stuffer()
@@ -307,13 +304,13 @@ class Session:
             last = [stuffer.feed(part) for part in parts]
         else:
             for part in parts:
-                view = memoryview(part)
-                for start in range(0, len(view), _BLOCK):
+                step = BLOCK if isinstance(part, Spooled) else _BLOCK
+                for start in range(0, len(part), step):
                     if last:
                         self._listen()
                         self._channel.send_all(last, replies=0)
-                        await self._channel.drain(self._block)
-                    last = [stuffer.feed(view[start : start + _BLOCK])]
+                        await self._channel.drain(self._data)
+                    last = [stuffer.feed(await _block(part, start, step))]
         last.append(stuffer.end())
         if ready is not None and not await ready():
             raise BrokenError("withheld")
@@ -356,6 +353,15 @@ class Session:
         if self._tx is None:
             raise RuntimeError("no transaction was begun")
         return self._tx
+
+
+async def _block(part: Piece, start: int, size: int) -> bytes | bytearray | memoryview:
+    if not isinstance(part, Spooled):
+        return part[start : start + size]
+    try:
+        return await part.read(start, size)
+    except OSError as error:
+        raise BrokenError(f"the message cannot be read: {error.strerror}") from error
 
 
 def unanswered(result: Result, why: str, stage: str) -> Given:

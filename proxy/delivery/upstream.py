@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 
+from proxy.content import Piece
 from proxy.delivery import wire
 from proxy.delivery.endpoint import Endpoint, UpstreamEvents
 from proxy.delivery.handshake import HandshakeError, UpstreamLike
@@ -142,7 +142,7 @@ class Connection:
                 self._fate = unanswered(Result.UNSENT, why, "mail")
 
     async def finish(
-        self, parts: Sequence[bytes | memoryview], ready: Ready | None = None
+        self, parts: Sequence[Piece], ready: Ready | None = None
     ) -> list[Given]:
         """Send the content and the final dot; one `Given` per recipient of the copy, in order.
 
@@ -161,7 +161,6 @@ class Connection:
         else:
             given = []
         self._asked = self._copy = None
-        given = [replace(one, upstream=self.name) for one in given]
         if copy is asked:
             return given
         rest = iter(given)

@@ -10,6 +10,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+from proxy.content import Piece
 from proxy.replies import printable
 
 LINE = 2048
@@ -161,7 +162,7 @@ class Stuffer:
     def __init__(self) -> None:
         self._tail = b"\r\n"  # the content begins at the start of a line
 
-    def feed(self, part: bytes | bytearray | memoryview) -> bytes:
+    def feed(self, part: Piece | bytearray) -> bytes:
         """The next `part` as it goes on the wire."""
         raw = part if isinstance(part, bytes) else bytes(part)
         if not raw:

@@ -10,6 +10,8 @@ import re
 from email.errors import HeaderParseError
 from email.header import decode_header
 
+from proxy.content import Content
+
 _HEADER_BYTES = 65536  # what is read of a mail: its header block, at most this much
 _SUBJECT_LENGTH = 4000
 _MOST_TOKENS = 10
@@ -18,7 +20,7 @@ _ASKED = re.compile(r"unsubscribe(?:\s|:|\+|_|%20)+(?=k[0-9])", re.I)
 _TOKEN = re.compile(r"k[0-9]{1,6}\.[A-Za-z0-9_-]+")
 
 
-def tokens_in(content: bytes) -> list[str]:
+def tokens_in(content: Content) -> list[str]:
     """The tokens after "unsubscribe" in the Subject of the mail `content`, at most 10.
 
     Reads folded and encoded (RFC 2047) subjects, prefixes such as "Re:", and a token that a client

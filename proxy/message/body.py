@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from proxy.content import Content, Piece, stretch
 from proxy.message import encoded, footer, placeholders, transfer
 from proxy.message.displayed import Kind, charset_of
 from proxy.message.footer import DUTIES, IDENTITY, POSTAL_ADDRESS, UNSUBSCRIBE, Brand, Paper
@@ -50,7 +51,7 @@ class BodyPlan:
     in octets.
     """
 
-    content: bytes = field(repr=False)
+    content: Content = field(repr=False)
     start: int
     brand: Brand = _NOBODY
     pages: tuple[_Page, ...] = field(default=(), repr=False)
@@ -73,20 +74,19 @@ class BodyPlan:
         language: str = "en",
         footer: bool = True,
         own_tokens: Collection[str] = (),
-    ) -> list[bytes | memoryview]:
+    ) -> list[Piece]:
         """The body of one copy.
 
         `url` is the recipient's own opt-out, `duties` what the mail must be given (of
         `can_inject`), `own_tokens` the tokens in the mail that are this recipient's. With `footer`,
         a body that is edited anyway gets what its poorer alternatives lack, too.
         """
-        whole = memoryview(self.content)
-        pieces: list[bytes | memoryview] = []
+        pieces: list[Piece] = []
         at = self.start
         for change in self._changes(url, duties, language, footer, own_tokens):
-            pieces += [whole[at : change.start], change.new]
+            pieces += [stretch(self.content, at, change.start), change.new]
             at = change.end
-        return [*pieces, whole[at:]]
+        return [*pieces, stretch(self.content, at)]
 
     def _changes(
         self,
@@ -112,13 +112,13 @@ class BodyPlan:
             yield from page.transfer.replace(edits)
 
 
-def untouched(content: bytes, header: Header) -> BodyPlan:
+def untouched(content: Content, header: Header) -> BodyPlan:
     """The plan of a mail whose body is nobody's business."""
     return BodyPlan(content=content, start=header.end)
 
 
 def plan_body(
-    content: bytes,
+    content: Content,
     header: Header,
     shown: Shown,
     *,
@@ -189,28 +189,26 @@ class _RefusedError(ValueError):
         self.reply = reply
 
 
-def _page(content: bytes, seen: Seen, signed_by: str, longest_url: int) -> tuple[_Page | None, int]:
+def _page(
+    content: Content, seen: Seen, signed_by: str, longest_url: int
+) -> tuple[_Page | None, int]:
     """The part, and its number of placeholders; None where it is never edited."""
     part = seen.target.part
     charset = charset_of(part)
     codec = encoded.codec(charset) or "us-ascii"
-    read = transfer.read(content, part)
-    found = placeholders.find(read.octets, codec)
-    if found.unknown:
-        raise _RefusedError(Reply(554, "5.6.0", f"placeholder {found.unknown}: unknown"))
-    if len(found.spans) > placeholders.MOST:
-        raise _RefusedError(
-            Reply(554, "5.6.0", f"placeholder {_NAME}: more than {placeholders.MOST} in a part")
-        )
+    if part.end - part.start > transfer.MAX_EDITED:
+        read, found = None, placeholders.Found()
+        number, unknown = placeholders.count(transfer.decoded(content, part), codec)
+    else:
+        read = transfer.read(content, part)
+        found = placeholders.find(read.octets, codec)
+        number, unknown = len(found.spans), found.unknown
+    _check(number, unknown, seen, signed_by)
     if seen.kind is Kind.AMP:
-        if found.spans:
-            raise _RefusedError(_irreplaceable("an AMP part is never edited"))
         return None, 0
-    if found.spans and signed_by:
-        raise _RefusedError(_irreplaceable(f"d={signed_by} signs the body"))
     if not footer.editable_charset(charset):
         raise ImpossibleError(f"charset {charset[:40]}")
-    if part.end - part.start > transfer.MAX_EDITED:
+    if read is None:
         raise ImpossibleError("the part is too large")
     if found.spans and part.encoding.word in transfer.IDENTITY:
         _check_lines(read.octets, found.spans, longest_url)
@@ -220,6 +218,19 @@ def _page(content: bytes, seen: Seen, signed_by: str, longest_url: int) -> tuple
     flowed = part.type.parameters.get("format", b"").lower() == b"flowed"
     paper = Paper(codec, plain, read.newline, flowed)
     return _Page(seen, read, paper, tuple(read.places(found.spans))), len(found.spans)
+
+
+def _check(number: int, unknown: str, seen: Seen, signed_by: str) -> None:
+    """Raise where a part has placeholders that cannot be what they should."""
+    if unknown:
+        raise _RefusedError(Reply(554, "5.6.0", f"placeholder {unknown}: unknown"))
+    if number > placeholders.MOST:
+        most = f"more than {placeholders.MOST} in a part"
+        raise _RefusedError(Reply(554, "5.6.0", f"placeholder {_NAME}: {most}"))
+    if number and seen.kind is Kind.AMP:
+        raise _RefusedError(_irreplaceable("an AMP part is never edited"))
+    if number and signed_by:
+        raise _RefusedError(_irreplaceable(f"d={signed_by} signs the body"))
 
 
 def _with_footer(page: _Page, brand: Brand, longest_url: int) -> _Page:
@@ -304,14 +315,14 @@ def _check_lines(octets: bytes, spans: Collection[tuple[int, int]], longest_url:
         raise ImpossibleError(f"a line would be over {_MAX_LINE} octets")
 
 
-def _count(content: bytes, seen: Seen) -> int:
+def _count(content: Content, seen: Seen) -> int:
     """Placeholders of a part that cannot be edited; 0 where it cannot even be read."""
     part = seen.target.part
+    codec = encoded.codec(charset_of(part)) or "us-ascii"
     try:
-        octets = transfer.read(content, part).octets
+        return placeholders.count(transfer.decoded(content, part), codec)[0]
     except ImpossibleError:
         return 0
-    return len(placeholders.find(octets, encoded.codec(charset_of(part)) or "us-ascii").spans)
 
 
 def _growth(page: _Page) -> int:

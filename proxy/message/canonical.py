@@ -10,10 +10,13 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-Piece = bytes | memoryview
+from proxy.content import Piece, Spooled, blocks
 
 _CRLF = b"\r\n"
+# Line ends in a row are hashed so many at a time.
+_RUN = 8192
 
 
 def relaxed_field(name: bytes, value: bytes) -> bytes:
@@ -55,20 +58,51 @@ def _canonical(lines: bytes) -> _Lines:
     return _Lines(bare, ends)
 
 
-def relaxed_body(body: Piece) -> bytes:
-    """A whole body in relaxed form (section 3.4.4)."""
-    octets = bytes(body)
-    text = _canonical(octets if octets.endswith(_CRLF) else octets + _CRLF).text
-    return text + _CRLF if text else b""
+class Sink(Protocol):
+    """What is fed with a canonical form."""
+
+    def update(self, octets: bytes, /) -> None: ...
 
 
-def simple_body(body: Piece) -> bytes:
-    """A whole body without the empty lines at its end (section 3.4.3)."""
-    octets = bytes(body)
-    end = len(octets)
-    while octets.endswith(_CRLF, 0, end):
-        end -= 2
-    return octets[:end] + _CRLF
+class _Sha(Sink, Protocol):
+    def copy(self) -> _Sha: ...
+    def digest(self) -> bytes: ...
+
+
+def relaxed(body: Piece, sink: Sink) -> None:
+    """Feed `sink` with a whole body in relaxed form (section 3.4.4)."""
+    form = _Relaxed(sink)
+    for block in blocks(body):
+        form.feed(block, None)
+    form.end()
+
+
+def simple(body: Piece, sink: Sink) -> None:
+    """Feed `sink` with a whole body without the empty lines at its end (section 3.4.3)."""
+    ends = 0
+    cut = b""  # a CR whose LF may be in the next block
+    for block in blocks(body):
+        octets = cut + bytes(block)
+        cut = b"\r" if octets.endswith(b"\r") else b""
+        end = len(octets) - len(cut)
+        begin = end
+        while octets.endswith(_CRLF, 0, begin):
+            begin -= 2
+        if begin:
+            _line_ends(sink, ends)
+            sink.update(octets[:begin])
+            ends = 0
+        ends += (end - begin) // 2
+    if cut:
+        _line_ends(sink, ends)
+        sink.update(cut)
+    sink.update(_CRLF)
+
+
+def _line_ends(sink: Sink, count: int) -> None:
+    while count > 0:
+        sink.update(_CRLF * min(count, _RUN))
+        count -= _RUN
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +122,25 @@ def _cut(piece: bytes) -> _Cut:
     return _Cut(piece[:first], _canonical(piece[first:last]), piece[last:])
 
 
-class _Hash:
-    """The hash of a body that comes in pieces, cut anywhere."""
+class _Relaxed:
+    """The relaxed form of a body that comes in pieces, cut anywhere."""
 
-    __slots__ = ("_begun", "_ends", "_sha", "_unfinished")
+    __slots__ = ("_begun", "_ends", "_sink", "_unfinished")
 
-    def __init__(self) -> None:
-        self._sha = hashlib.sha256()
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         self._begun = False
         self._ends = 0  # line ends not hashed: those at the end of the body do not count
         self._unfinished = b""
 
-    def copy(self) -> _Hash:
-        other = _Hash.__new__(_Hash)
-        other._sha = self._sha.copy()
+    def copy(self, sink: Sink) -> _Relaxed:
+        """The same, so far, for a copy of the sink."""
+        other = _Relaxed(sink)
         other._begun, other._ends = self._begun, self._ends
         other._unfinished = self._unfinished
         return other
 
-    def feed(self, piece: Piece, cut: _Cut | None) -> None:
+    def feed(self, piece: bytes | memoryview, cut: _Cut | None) -> None:
         """`cut` is that of the piece, where it is known."""
         if self._unfinished.endswith(b"\r") and bytes(piece[:1]) == b"\n":
             # A line end that was cut in two.
@@ -123,21 +157,19 @@ class _Hash:
 
     def _add(self, lines: _Lines) -> None:
         if lines.text:
-            if self._ends:
-                self._sha.update(_CRLF * self._ends)
-            self._sha.update(lines.text)
+            _line_ends(self._sink, self._ends)
+            self._sink.update(lines.text)
             self._begun, self._ends = True, lines.ends
         else:
             self._ends += lines.ends
 
-    def digest(self) -> bytes:
+    def end(self) -> None:
         if self._unfinished:
             self._add(_canonical(self._unfinished + _CRLF))
             self._unfinished = b""
         if self._begun:
-            self._sha.update(_CRLF)
+            self._sink.update(_CRLF)
             self._begun = False
-        return self._sha.digest()
 
 
 class BodyHash:
@@ -145,14 +177,15 @@ class BodyHash:
 
     A copy's body is a sequence of pieces, cut anywhere. A view of the client's own bytes that was
     in the copy before counts as shared: it is canonicalised once, and as long as all pieces from
-    the beginning are shared, hashed once. Safe to use from several threads.
+    the beginning are shared, hashed once. A stretch of a file is canonicalised anew, so that no
+    copy of it stays in memory. Safe to use from several threads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
-        self._hashes: list[_Hash] = []  # after each of them
-        self._cuts: dict[tuple[int, int], tuple[Piece, _Cut]] = {}
+        self._hashes: list[tuple[_Relaxed, _Sha]] = []  # after each of them
+        self._cuts: dict[tuple[int, int], tuple[bytes | memoryview, _Cut]] = {}
 
     def digest(self, pieces: Sequence[Piece]) -> bytes:
         """SHA-256 of the body in relaxed form (RFC 6376 section 3.4.4); an empty body is b""."""
@@ -164,21 +197,36 @@ class BodyHash:
                     break
                 same += 1
             hashes = self._hashes[:same]
-            state = hashes[-1].copy() if hashes else _Hash()
+            form, sha = _copied(*hashes[-1]) if hashes else _fresh()
             for piece in pieces[same:]:
-                before = known.get(_name(piece))
-                shared = before is not None and _equal(before, piece)
-                state.feed(piece, self._cut_once(piece) if shared else None)
-                hashes.append(state.copy())
+                if isinstance(piece, Spooled):
+                    for block in piece.blocks():
+                        form.feed(block, None)
+                else:
+                    before = known.get(_name(piece))
+                    shared = before is not None and _equal(before, piece)
+                    form.feed(piece, self._cut_once(piece) if shared else None)
+                hashes.append(_copied(form, sha))
             self._pieces, self._hashes = list(pieces), hashes
-            return state.digest()
+            form.end()
+            return sha.digest()
 
-    def _cut_once(self, piece: Piece) -> _Cut:
+    def _cut_once(self, piece: bytes | memoryview) -> _Cut:
         # The piece is kept with its cut, so that no other object can come to have its name.
         found = self._cuts.get(_name(piece))
         if found is None or not _equal(found[0], piece):
             found = self._cuts[_name(piece)] = piece, _cut(bytes(piece))
         return found[1]
+
+
+def _fresh() -> tuple[_Relaxed, _Sha]:
+    sha = hashlib.sha256()
+    return _Relaxed(sha), sha
+
+
+def _copied(form: _Relaxed, sha: _Sha) -> tuple[_Relaxed, _Sha]:
+    copied = sha.copy()
+    return form.copy(copied), copied
 
 
 def _name(piece: Piece) -> tuple[int, int]:
@@ -187,5 +235,7 @@ def _name(piece: Piece) -> tuple[int, int]:
 
 
 def _equal(one: Piece, other: Piece) -> bool:
+    if isinstance(one, Spooled):
+        return one.same(other)
     # Copying and comparing costs a fraction of canonicalising; comparing views does not.
     return one is other or (_name(one) == _name(other) and bytes(one) == bytes(other))

@@ -62,6 +62,53 @@ class Unclassified:
     why: str
 
 
+#: The stream that the inputs choose (None: none of them names one), and which input said so.
+Chosen = tuple[Stream | None, str]
+
+
+class Chooser:
+    """Chooses streams under one configuration.
+
+    What the mails of one application say is the same in all of them, so a choice is kept, up to a
+    bound.
+    """
+
+    _MOST = 1000
+    _LONGEST = 512
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._kept: dict[tuple[str, str, str, str, str, str], Chosen] = {}
+
+    def choose(
+        self,
+        listener: Listener,
+        credential: Credential | None,
+        header_stream: str,
+        mail_domain: str,
+        signals: Signals,
+    ) -> Chosen:
+        """As `classify` says of its parameters. Raises `KeyError`."""
+        key = (
+            listener.address,
+            credential.username if credential is not None else "",
+            header_stream,
+            mail_domain,
+            signals.from_domain,
+            signals.list_id,
+        )
+        chosen = self._kept.get(key)
+        if chosen is None:
+            chosen = _chosen(
+                self._settings, listener, credential, header_stream, mail_domain, signals
+            )
+            if sum(map(len, key)) <= self._LONGEST:
+                if len(self._kept) >= self._MOST:
+                    self._kept.clear()
+                self._kept[key] = chosen
+        return chosen
+
+
 def classify(
     settings: Settings,
     *,
@@ -73,23 +120,18 @@ def classify(
     recipients: int,
     signals: Signals,
     personal_used_up: bool = False,
+    chooser: Chooser | None = None,
 ) -> Class | Unclassified:
     """The class of one message.
 
     `header_stream` is the value of `Sluis-Stream` ("" when absent), `mail_domain` the domain of
     MAIL FROM in lower case ("" for the null sender). `personal_used_up` tells that the credential's
-    daily allowance for personal mail, or that of this body, is spent. Raises `KeyError` when
-    `header_stream` names no configured stream: a typing error must never choose another stream.
+    daily allowance for personal mail, or that of this body, is spent. `chooser` is one of the same
+    settings, that remembers. Raises `KeyError` when `header_stream` names no configured stream: a
+    typing error must never choose another stream.
     """
-    chosen: Stream | None = None
-    source = ""
-    for name, stream in _inputs(
-        settings, listener, credential, header_stream, mail_domain, signals
-    ):
-        if chosen is None:
-            chosen, source = stream, name
-        elif _strictness(stream) > _strictness(chosen):
-            chosen, source = stream, f"{name}, stricter than {source}"
+    choose = (chooser or Chooser(settings)).choose
+    chosen, source = choose(listener, credential, header_stream, mail_domain, signals)
     if null_sender and _passes_as_null(recipients, signals):
         if chosen is None:
             chosen, source = settings.implicit, "null sender"
@@ -137,6 +179,26 @@ def certain_stream(
             return None
         return stream
     return None
+
+
+def _chosen(
+    settings: Settings,
+    listener: Listener,
+    credential: Credential | None,
+    header_stream: str,
+    mail_domain: str,
+    signals: Signals,
+) -> Chosen:
+    chosen: Stream | None = None
+    source = ""
+    for name, stream in _inputs(
+        settings, listener, credential, header_stream, mail_domain, signals
+    ):
+        if chosen is None:
+            chosen, source = stream, name
+        elif _strictness(stream) > _strictness(chosen):
+            chosen, source = stream, f"{name}, stricter than {source}"
+    return chosen, source
 
 
 def _inputs(

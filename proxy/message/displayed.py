@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from proxy.content import Content
 from proxy.message import encoded, placeholders
 from proxy.message.mime import OpaqueError, Part
 
@@ -72,7 +73,7 @@ def charset_of(part: Part) -> str:
     return part.type.parameters.get("charset", b"us-ascii").decode("ascii", "replace")
 
 
-def text_of(content: bytes, part: Part, link: bytes = b"") -> str:
+def text_of(content: Content, part: Part, link: bytes = b"") -> str:
     """The decoded text of a displayed part, its first 512 KiB; placeholders as `link`, if given.
 
     Raises `StopError`.
@@ -114,7 +115,7 @@ def _attached(part: Part) -> bool:
     return disposition.word == "attachment" or "filename" in disposition.parameters
 
 
-def _octets(content: bytes, part: Part) -> bytes:
+def _octets(content: Content, part: Part) -> bytes:
     encoding = part.encoding.word
     begin, end = part.start, max(part.start, part.end)
     if encoding in _IDENTITY:

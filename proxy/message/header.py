@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from proxy.content import Content, Spooled, stretch
 from proxy.message import mailboxes
 from proxy.replies import Reply
 
@@ -43,6 +44,8 @@ SINGLETONS = (
 VISIBLE = (b"to", b"cc", b"resent-to", b"resent-cc")
 
 _MESSAGE_ID_MAX = 998
+# Octets behind the bound that are looked at: a line end, and one to know that it goes on.
+_AHEAD = 3
 
 
 class HeaderRefused(ValueError):
@@ -142,40 +145,45 @@ class Header:
         return self.value(fields[0]) if fields else None
 
 
-def index(content: bytes, *, max_bytes: int = MAX_BYTES, max_fields: int = MAX_FIELDS) -> Header:
+def index(
+    content: Content, *, max_bytes: int = MAX_BYTES, max_fields: int = MAX_FIELDS
+) -> Header:
     """Find the fields of `content` in one linear pass.
 
     Raises `HeaderTooLarge` and `HeaderMalformed` for what is refused for all mail; the rest is in
     `problems` and is refused for marketing by `check_marketing`.
     """
     start = 0
-    if content.startswith(_MBOX) and not _NAME.match(content):
+    head = content if isinstance(content, bytes) else content[: max_bytes + _AHEAD]
+    if head.startswith(_MBOX) and not _NAME.match(head, 0, max_bytes):
         cut = content.find(b"\r\n")
         start = len(content) if cut < 0 else cut + 2
+        if not isinstance(content, bytes):
+            head = content[: start + max_bytes + _AHEAD]
     fields, fields_end, over = scan_fields(
-        content, start, max_bytes=max_bytes, max_fields=max_fields
+        head, start, max_bytes=max_bytes, max_fields=max_fields
     )
     if over:
         raise HeaderTooLarge
     if not fields:
-        raise HeaderMalformed(_line(content, start))
-    complete = content.startswith(b"\r\n", fields_end)
+        raise HeaderMalformed(_line(head, start))
+    complete = head.startswith(b"\r\n", fields_end)
     end = fields_end + 2 if complete else fields_end
     problems = []
     blank = None
-    if content.find(b"\r\n ", start, fields_end) >= 0 or b"\t" in content[start:fields_end]:
-        blank = _BLANK_CONTINUATION.search(content, start, fields_end)
+    if head.find(b"\r\n ", start, fields_end) >= 0 or b"\t" in head[start:fields_end]:
+        blank = _BLANK_CONTINUATION.search(head, start, fields_end)
     if blank:
-        problems.append(Problem(_line(content, blank.start() + 2), Fault.BLANK_CONTINUATION))
-    if not complete and fields_end < len(content):
-        problems.append(Problem(_line(content, fields_end), Fault.NOT_A_FIELD))
+        problems.append(Problem(_line(head, blank.start() + 2), Fault.BLANK_CONTINUATION))
+    if not complete and fields_end < len(head):
+        problems.append(Problem(_line(head, fields_end), Fault.NOT_A_FIELD))
     by_name: dict[bytes, list[Field]] = {}
     for field in fields:
         by_name.setdefault(field.name, []).append(field)
     if len(by_name.get(b"from", ())) > 1:
         raise HeaderMalformed(0, Reply(554, "5.6.0", "header-duplicate From"))
     return Header(
-        raw=content[:end],
+        raw=head[:end],
         fields=tuple(fields),
         by_name={name: tuple(found) for name, found in by_name.items()},
         start=start,
@@ -187,13 +195,17 @@ def index(content: bytes, *, max_bytes: int = MAX_BYTES, max_fields: int = MAX_F
 
 
 def scan_fields(
-    content: bytes, start: int, *, max_bytes: int, max_fields: int
+    content: Content, start: int, *, max_bytes: int, max_fields: int
 ) -> tuple[list[Field], int, bool]:
     """Fields from `start` up to the first line that is none; where that line begins; whether over a
     bound.
 
     Also reads the header of a MIME part. Looks at no more than `max_bytes` after `start`.
     """
+    if not isinstance(content, bytes):
+        block = content[start : start + max_bytes + _AHEAD]
+        found, end, over = scan_fields(block, 0, max_bytes=max_bytes, max_fields=max_fields)
+        return [_moved(f, start) for f in found], end + start, over
     fields: list[Field] = []
     at = start
     limit = start + max_bytes
@@ -216,6 +228,10 @@ def scan_fields(
     return fields, at, not ended and (at >= limit or cut)
 
 
+def _moved(field: Field, by: int) -> Field:
+    return Field(field.name, field.start + by, field.end + by, field.value_start + by)
+
+
 def splice(
     header: Header, *, remove: Collection[Field] = (), add: Sequence[bytes] = ()
 ) -> list[bytes]:
@@ -234,9 +250,9 @@ def splice(
     return pieces
 
 
-def body_of(content: bytes, header: Header) -> memoryview:
+def body_of(content: Content, header: Header) -> memoryview | Spooled:
     """The body, not copied."""
-    return memoryview(content)[header.end :]
+    return stretch(content, header.end)
 
 
 def check_marketing(header: Header, *, refuse_8bit: bool = False) -> Reply | None:

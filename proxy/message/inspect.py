@@ -16,6 +16,7 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from policy.model import Unsubscribe
+from proxy.content import Content
 from proxy.message import encoded, markup, spelling
 from proxy.message.displayed import Kind, Target, targets, text_of
 from proxy.message.header import Header, from_mailbox
@@ -105,7 +106,7 @@ def richest_of(seen: Sequence[Seen]) -> Seen:
 
 
 def inspect(
-    content: bytes, header: Header, wanted: Wanted, *, every_alternative: bool = False
+    content: Content, header: Header, wanted: Wanted, *, every_alternative: bool = False
 ) -> Shown:
     """Look at one mail; work is bounded, but above a megabyte it belongs in a thread.
 
@@ -182,7 +183,7 @@ def _single_spaced(text: str) -> str:
     return text.strip(" ")
 
 
-def _see(content: bytes, target: Target, wanted: Wanted) -> Seen:
+def _see(content: Content, target: Target, wanted: Wanted) -> Seen:
     # A part that is never edited keeps its placeholders, and they lead nowhere.
     link = b"" if target.kind is Kind.AMP else f"{wanted.own_url}{ANYONE}".encode()
     text = text_of(content, target.part, link)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from proxy.content import Content
 from proxy.message.header import Field, Header, scan_fields
 
 MAX_PARTS = 500
@@ -76,7 +77,7 @@ class Part:
         return self.type.word.startswith("multipart/")
 
 
-def scan(content: bytes, header: Header) -> Part:
+def scan(content: Content, header: Header) -> Part:
     """The root part of a mail. Raises `OpaqueError` over a bound or for an unclear boundary."""
     root = _part(content, header.fields, header.end, _PLAIN)
     opened: list[tuple[Part, bytes]] = []
@@ -148,7 +149,7 @@ def _open(part: Part, opened: list[tuple[Part, bytes]], depth_of: dict[bytes, in
 
 
 def _begin(
-    content: bytes, begin: int, depth_of: Mapping[bytes, int], parent: Part
+    content: Content, begin: int, depth_of: Mapping[bytes, int], parent: Part
 ) -> tuple[Part, int]:
     """The part that begins at `begin`, and from where to look for the next delimiter."""
     fields, stop, over = scan_fields(
@@ -171,7 +172,7 @@ def _begin(
     return _part(content, fields, body, default), stop - 2
 
 
-def _part(content: bytes, fields: Sequence[Field], start: int, default: Value) -> Part:
+def _part(content: Content, fields: Sequence[Field], start: int, default: Value) -> Part:
     return Part(
         type=_value(content, fields, b"content-type") or default,
         encoding=_value(content, fields, b"content-transfer-encoding") or _SEVEN_BIT,
@@ -180,7 +181,7 @@ def _part(content: bytes, fields: Sequence[Field], start: int, default: Value) -
     )
 
 
-def _value(content: bytes, fields: Sequence[Field], name: bytes) -> Value | None:
+def _value(content: Content, fields: Sequence[Field], name: bytes) -> Value | None:
     found = [f for f in fields if f.name == name]
     if not found:
         return None

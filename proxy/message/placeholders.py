@@ -7,7 +7,9 @@ subject, header fields and attachments it is left alone.
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: More in one part are refused: no mail needs them, and each costs work in every copy.
@@ -28,6 +30,7 @@ _URL = re.compile(
 # is gbk.
 _DOUBLE = {"shift_jis", "big5", "big5-hkscs", "gbk", "gb2312", "gb18030"}
 _LOOK_BACK = 4096
+_LONGEST = 128  # octets of one placeholder, and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,31 @@ def find(octets: bytes, codec: str) -> Found:
         if len(spans) > MOST:
             break
     return Found(tuple(spans), unknown)
+
+
+def count(blocks: Iterable[bytes], codec: str) -> tuple[int, str]:
+    """How many there are in a part that comes in blocks, at most `MOST` and one; and `unknown`."""
+    number, unknown = 0, ""
+    carry = b""
+    counted = 0  # octets of it that were looked at before
+    for block in itertools.chain(blocks, (None,)):
+        octets = carry + (block or b"")
+        # What may be cut in two is looked at with the next block.
+        upto = len(octets) - (0 if block is None else _LONGEST)
+        for match in _ANY.finditer(octets) if _HINT in octets else ():
+            if not counted <= match.start() < upto or not _at_character(
+                octets, match.start(), codec
+            ):
+                continue
+            if _URL.match(octets, match.start()) is None:
+                unknown = unknown or f"sluis.{match[1].decode('ascii')}"
+            else:
+                number += 1
+                if number > MOST:
+                    return number, unknown
+        kept = max(0, min(upto, len(octets)) - _LOOK_BACK)
+        carry, counted = octets[kept:], max(upto, counted) - kept
+    return number, unknown
 
 
 def put(octets: bytes, spans: tuple[tuple[int, int], ...], new: bytes) -> bytes:

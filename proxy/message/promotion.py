@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.content import Content
 from proxy.message import encoded
 from proxy.message.displayed import targets, text_of
 from proxy.message.header import Header
@@ -106,7 +107,7 @@ _NONE = Score(0, ())
 
 
 def score(
-    content: bytes, header: Header, weights: Mapping[str, int], *, threshold: int = 0
+    content: Content, header: Header, weights: Mapping[str, int], *, threshold: int = 0
 ) -> Score:
     """What speaks for promotion; a sign counts once. `weights` maps each of `SIGNS` to a number.
 
@@ -167,7 +168,7 @@ def _discounted(text: str) -> bool:
     return _DISCOUNT.search(text) is not None
 
 
-def _shown(content: bytes, header: Header) -> str:
+def _shown(content: Content, header: Header) -> str:
     pieces = [encoded.decode(header.first(b"subject") or b"")]
     try:
         for target in targets(scan(content, header)):

@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from proxy.config.signing import ALGORITHMS, Algorithm, PrivateKey, algorithm_of
+from proxy.content import Piece
 from proxy.errors import SluisError
 from proxy.message import dkim
-from proxy.message.canonical import BodyHash, Piece, relaxed_field
+from proxy.message.canonical import BodyHash, relaxed_field
 from proxy.message.fold import MAX_LINE, WIDTH
 from proxy.message.header import Field, Header, index
 
@@ -108,10 +109,13 @@ class Signer:
         if not keys:
             raise SigningError(f"no key of {signing.keys[0].domain} may be used for this upstream")
         loop = asyncio.get_running_loop()
-        if sum(map(len, body)) > _LARGE:
-            digest = await loop.run_in_executor(self._pool, signing.body.digest, body)
-        else:
-            digest = signing.body.digest(body)
+        try:
+            if sum(map(len, body)) > _LARGE:
+                digest = await loop.run_in_executor(self._pool, signing.body.digest, body)
+            else:
+                digest = signing.body.digest(body)
+        except OSError as error:
+            raise SigningError(f"the message cannot be read: {error.strerror}") from error
         covered = cover(head, omit)
         fields = []
         for key in keys:

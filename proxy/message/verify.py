@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from proxy.content import Piece
 from proxy.message import dkim, dkim_record
-from proxy.message.canonical import Piece, relaxed_body, relaxed_field, simple_body
+from proxy.message.canonical import relaxed, relaxed_field, simple
 from proxy.message.header import Field, Header
 from proxy.message.sign import without_value
 
@@ -52,24 +53,41 @@ def verdict(header: Header, signature: dkim.Signature, body: Piece, record: Reco
 
 
 class _Bodies:
-    """The canonical forms of one body, each made once; hashes of `l=` are made anew."""
+    """Hashes of the canonical forms of one body, each made once."""
 
     def __init__(self, body: Piece) -> None:
         self._body = body
-        self._forms: dict[str, Piece] = {}
+        self._made: dict[tuple[str, int | None], _Counted] = {}
 
     def digest(self, form: str, length: str | None) -> bytes | None:
         """SHA-256 of it; None where `l=` is no number, or exceeds the body."""
-        if form not in self._forms:
-            make = relaxed_body if form == "relaxed" else simple_body
-            self._forms[form] = make(self._body)
-        found = memoryview(self._forms[form])
         if length is None:
-            return hashlib.sha256(found).digest()
+            return self._hash(form, None).sha.digest()
         if not (length.isascii() and length.isdigit() and len(length) <= 20):
             return None
-        octets = int(length)
-        return hashlib.sha256(found[:octets]).digest() if octets <= len(found) else None
+        found = self._hash(form, int(length))
+        return found.sha.digest() if found.left == 0 else None
+
+    def _hash(self, form: str, length: int | None) -> _Counted:
+        found = self._made.get((form, length))
+        if found is None:
+            found = self._made[form, length] = _Counted(length)
+            (relaxed if form == "relaxed" else simple)(self._body, found)
+        return found
+
+
+class _Counted:
+    """The hash of the first octets of what it is fed with; of all for None. `left` are missing."""
+
+    def __init__(self, left: int | None) -> None:
+        self.left = left
+        self.sha = hashlib.sha256()
+
+    def update(self, octets: bytes, /) -> None:
+        if self.left is not None:
+            octets = octets[: self.left]
+            self.left -= len(octets)
+        self.sha.update(octets)
 
 
 def _verdict(header: Header, signature: dkim.Signature, bodies: _Bodies, record: Record) -> Verdict:

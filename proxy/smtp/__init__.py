@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from policy.address import Address
+from proxy.content import Content
 from proxy.envelope import Envelope
 from proxy.replies import Reply
 
@@ -39,6 +40,6 @@ class Gate(Protocol):
         """RCPT. `recipient` is appended to the envelope only after this accepted it."""
         ...
 
-    async def submit(self, envelope: Envelope, content: bytes) -> Reply:
+    async def submit(self, envelope: Envelope, content: Content) -> Reply:
         """End of data: the lines as sent, dots unstuffed. Not cancelled when the client leaves."""
         ...

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 
+from proxy.content import Content, Spool
 from proxy.replies import Reply
 from proxy.smtp import replies
-from proxy.smtp.spool import Spool
 
 _END = b"\r\n.\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
@@ -70,11 +70,8 @@ class Incoming:
         """Octets of the message so far."""
         return self._size
 
-    def content(self) -> bytes:
-        """Hand over the message, once: CRLF lines, dots unstuffed. Empty after a fault.
-
-        Raises `OSError` when it cannot be read back.
-        """
+    def content(self) -> Content:
+        """Hand over the message, once: CRLF lines, dots unstuffed. Empty after a fault."""
         return self._spool.take()
 
     def feed(self, chunk: bytes) -> bool:

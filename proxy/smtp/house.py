@@ -74,6 +74,7 @@ class House:
             authenticator=self._authenticator,
             failures=admission.failures,
             memory=admission.memory,
+            disk=admission.disk,
             # The configuration allows passwords without TLS on loopback only.
             password_in_clear=listener.tls == "none" and is_loopback(listener.host),
             work=self._work,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from proxy.config import Limits
+from proxy.content import Budget
 from proxy.replies import Reply
 from proxy.smtp import replies
-from proxy.smtp.spool import Memory
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -51,7 +51,7 @@ class Admission:
     """Counts the connections of a process: in all, and per client network (IPv4 address, IPv6 /64).
 
     A trusted network is the operator's own and counts in all only. Share one between listeners.
-    `failures` are those to authenticate, `memory` what messages take.
+    `failures` are those to authenticate, `memory` and `disk` what messages take.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -59,7 +59,8 @@ class Admission:
         self._networks: dict[str, int] = {}
         self.total = 0
         self.failures = Failures(time.monotonic)
-        self.memory = Memory(limits.memory)
+        self.memory = Budget(limits.memory)
+        self.disk = Budget(limits.spool)
 
     def enter(self, peer: Address | None, *, trusted: bool) -> Reply | None:
         """Take a place, to be given back by `leave`; or the refusal, and no place is taken."""

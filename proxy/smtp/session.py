@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from proxy import log
+from proxy.content import SPOOL_AT, Content, Room, Spool
 from proxy.envelope import Envelope, Notices, Submitter
 from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault
@@ -24,13 +25,15 @@ from proxy.smtp.limits import (
     data_deadline,
 )
 from proxy.smtp.proxied import XCLIENT_NAMES
-from proxy.smtp.spool import SPOOL_AT, Spool
 from proxy.smtp.wire import Desk, EndlessLine, Gone, Wire
 
 # Octets of a command line with CRLF: RFC 5321 4.5.3.1.4 and what the extensions add; RFC 4954
 # section 4.
 _LINE_MAX = 512
 _LINES_MAX = {b"MAIL": 2048, b"RCPT": 2048, b"AUTH": auth.RESPONSE_MAX}
+#: What the gate takes in memory of a message that is on disk, in octets: what it reads at a time,
+#: what it decodes to look at, and what is on its way to an upstream.
+SPOOLED_TAKES = 1 << 20
 _BROWSERS = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT"})
 
 
@@ -388,6 +391,9 @@ class Session:
                 envelope.notices[recipient.exact] = rcpt.notices
         else:
             envelope.turned_away = True
+            if answer.code == 550:
+                # An app that asks person after person does its work: each was decided and recorded.
+                self._idle_left = IDLE_COMMANDS
         return self._reply(answer or replies.RECIPIENT_OK)
 
     async def _on_data(self, argument: bytes) -> None:
@@ -401,53 +407,39 @@ class Session:
             first = replies.MAIL_FIRST if self._helo else replies.HELO_FIRST
             return self._error(first if transaction is None else replies.RCPT_FIRST)
         self._transaction = None
-        memory = self._desk.memory
-        if not memory.take(SPOOL_AT):
+        room = self._desk.memory.room(SPOOL_AT)
+        if room is None:
             if self._wire.pending:  # content, as after any DATA that was refused
                 return self._end(replies.TALKED_TOO_EARLY)
             return self._refuse(replies.NO_ROOM)
-        try:
-            return await self._message(transaction.envelope)
-        finally:
-            memory.give(SPOOL_AT)
+        return await self._message(transaction.envelope, room)
 
-    async def _message(self, envelope: Envelope) -> None:
+    async def _message(self, envelope: Envelope, room: Room) -> None:
         """From 354 to the gate's answer."""
         self._messages_left -= 1
         self._wire.say(replies.GO_AHEAD)
-        spool = Spool(self._desk.settings.server.data_dir)
-        try:
-            incoming = await self._receive(spool)
-            if incoming is None:
-                return self._end(replies.TOO_MUCH_DATA)
-            self._idle_left = IDLE_COMMANDS
-            fault = incoming.fault
-            if fault is None and not self._desk.memory.take(incoming.size):
-                fault = replies.NO_ROOM
-            if fault is not None:
-                log.message_refused(ref=envelope.ref, code=fault.code, reason=fault.text)
-                return self._reply(fault)
-            try:
-                content = incoming.content()
-            except BaseException:
-                self._desk.memory.give(incoming.size)
-                raise
-        finally:
-            spool.close()
-        size = len(content)
+        spool = Spool(self._desk.settings.server.data_dir, self._desk.disk)
+        incoming = await self._receive(spool)
+        if incoming is None:
+            return self._end(replies.TOO_MUCH_DATA)
+        self._idle_left = IDLE_COMMANDS
+        fault = incoming.fault
+        if fault is None and spool.on_disk and not room.grow(SPOOLED_TAKES):
+            fault = replies.NO_ROOM
+        if fault is not None:
+            log.message_refused(ref=envelope.ref, code=fault.code, reason=fault.text)
+            return self._reply(fault)
         log.message_received(
             ref=envelope.ref,
             listener=self._desk.listener.address,
-            size=size,
+            size=incoming.size,
             recipients=len(envelope.recipients),
         )
         self._wire.hold()
         # From here on the message is the gate's: what happens to this client changes nothing
         # (delivery.md 4).
-        task = self._desk.work(self._submit(envelope, content))
-        task.add_done_callback(lambda _: self._desk.memory.give(size))
-        del content
-        answer = await asyncio.shield(task)
+        envelope.room = room
+        answer = await asyncio.shield(self._desk.work(self._submit(envelope, incoming.content())))
         if answer.positive:
             self._errors_left = self._errors_before = self._limits.errors
         return self._reply(answer)
@@ -473,7 +465,7 @@ class Session:
                 return incoming
         return None
 
-    async def _submit(self, envelope: Envelope, content: bytes) -> Reply:
+    async def _submit(self, envelope: Envelope, content: Content) -> Reply:
         try:
             return await self._desk.gate.submit(envelope, content)
         except Exception as error:

@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Protocol
 
 from proxy.config import Listener, Settings
+from proxy.content import Budget
 from proxy.replies import Reply
 from proxy.smtp import Gate
 from proxy.smtp.auth import Authenticator
 from proxy.smtp.limits import Address, Failures
-from proxy.smtp.spool import Memory
 
 
 class Gone(ConnectionError):
@@ -94,7 +94,8 @@ class Desk:
     now: Callable[[], float]  # the loop's time, for deadlines
     authenticator: Authenticator
     failures: Failures
-    memory: Memory
+    memory: Budget
+    disk: Budget
     password_in_clear: bool
     pause: Callable[[float], Awaitable[None]]  # seconds; ended early when the house closes
     work: Callable[[Coroutine[object, object, Reply]], asyncio.Task[Reply]]

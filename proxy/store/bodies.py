@@ -1,12 +1,17 @@
 """The mail itself, once per submission, from the commit that owes one of its recipients until the
-commit that ends the last of them."""
+commit that ends the last of them.
+
+A large one goes in and out block by block; SQLite spills what its cache cannot hold into the log.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
-from sqlalchemy import bindparam, exists, literal_column, select
+from sqlalchemy import bindparam, exists, func, literal_column, select
 
+from proxy.content import BLOCK, Content, Spool
 from proxy.store.model import Body
 from proxy.store.schema import body, compiled, delivery
 
@@ -22,6 +27,15 @@ _ADD = compiled(
         submission=bindparam("submission"),
         envelope=bindparam("envelope"),
         content=bindparam("content"),
+    )
+)
+_ADD_EMPTY = compiled(
+    body.insert()
+    .inline()
+    .values(
+        submission=bindparam("submission"),
+        envelope=bindparam("envelope"),
+        content=func.zeroblob(bindparam("size")),
     )
 )
 _others = delivery.alias("others")
@@ -47,10 +61,30 @@ _DROP = compiled(
 
 def add(db: sqlite3.Connection, submission: int, kept: Body) -> None:
     """Keep the mail of a submission; once."""
-    if db.execute(*_HAS(submission=submission)).fetchone() is None:
-        db.execute(
-            *_ADD(submission=submission, envelope=kept.envelope, content=kept.content)
-        )
+    if db.execute(*_HAS(submission=submission)).fetchone() is not None:
+        return
+    envelope, content = kept.envelope, kept.content
+    if isinstance(content, bytes):
+        db.execute(*_ADD(submission=submission, envelope=envelope, content=content))
+        return
+    db.execute(*_ADD_EMPTY(submission=submission, envelope=envelope, size=len(content)))
+    with db.blobopen(body.name, body.c.content.name, submission) as blob:
+        for block in content.blocks():
+            blob.write(block)
+
+
+def content_of(db: sqlite3.Connection, submission: int, directory: Path) -> Content | None:
+    """The content of a large mail, in a file in `directory`; None where it is gone."""
+    spool = Spool(directory)
+    try:
+        with db.blobopen(body.name, body.c.content.name, submission, readonly=True) as blob:
+            while block := blob.read(BLOCK):
+                spool.write(block)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        return None  # no such row: all that it owed has ended just now
+    return spool.take()
 
 
 def drop(db: sqlite3.Connection, copy_key: str) -> None:

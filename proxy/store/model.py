@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from policy.model import Decision, Detail, Event
+from proxy.content import Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ class Body:
     """A mail as it came: its content, and the envelope as text that the store does not read."""
 
     envelope: str
-    content: bytes
+    content: Content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,13 +288,11 @@ class Settlement:
     """One transaction before a 250 for several: results, what is owed from here on, its notice.
 
     `owe` are (row, attempt) that are still under way: with `body` they become owed first, so that
-    a result that is not final leaves them waiting. `wait` are rows that the decision deferred, each
-    with the time until which: with `body` they are owed and wait.
+    a result that is not final leaves them waiting.
     """
 
     outcomes: tuple[Outcome, ...] = ()
     owe: tuple[tuple[int, int], ...] = ()
-    wait: tuple[tuple[int, datetime], ...] = ()
     body: Body | None = None
     notice: Notice | None = None
     at: datetime
@@ -301,7 +300,7 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A row that waits and may be tried, or that was held until it expired."""
+    """A row that waits and may be tried: who it is for and how often it was tried."""
 
     row: int
     attempts: int
@@ -326,7 +325,6 @@ class Owed:
     reply: str
     submission: Submission
     body: Body
-    state: State = State.WAITING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,14 +422,10 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
-    """How many rows are unfinished in each state, and when the oldest was received.
-
-    `oldest_open` is that of those that no person holds back.
-    """
+    """How many rows are unfinished in each state, and when the oldest owed one was received."""
 
     counts: Mapping[str, int]
     oldest: datetime | None
-    oldest_open: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -531,8 +525,8 @@ class Store(Protocol):
         """Decide again for claimed rows of this process; stale as in `claim`."""
         ...
 
-    async def record(self, outcomes: Sequence[Outcome]) -> list[int]:
-        """Commit C2, awaited; the rows that ended so. The others had been taken from us before."""
+    async def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit C2, awaited."""
         ...
 
     def record_later(self, outcomes: Sequence[Outcome]) -> None:
@@ -540,18 +534,15 @@ class Store(Protocol):
         ...
 
     async def settle(self, settlement: Settlement) -> list[int]:
-        """Results, bodies and notice in one commit; which rows are as the settlement has them.
-
-        A row that is missing had been taken from us before: it is not owed, or ended otherwise.
-        """
+        """Results, bodies and notice in one commit; which rows of `owe` are owed now."""
         ...
 
     async def due(self, at: datetime, limit: int) -> list[Due]:
-        """Rows that are due at `at`, those that wait longest first. A plain read."""
+        """Waiting rows that may be tried at `at`, those that wait longest first. A plain read."""
         ...
 
     async def owed(self, row: int) -> Owed | None:
-        """A row that waits or is held, with its mail; None when it does neither any more."""
+        """A waiting row with its mail; None when it does not wait any more."""
         ...
 
     async def take(self, take: Take) -> IntakeResult:
@@ -562,7 +553,7 @@ class Store(Protocol):
         ...
 
     async def hasten(self, rows: Sequence[int], at: datetime) -> int:
-        """Make rows that wait or are held wait until `at`, and no longer; how many there were."""
+        """Make waiting rows due at `at`; how many there were."""
         ...
 
     async def unfinished(self) -> Unfinished:
@@ -616,9 +607,7 @@ class Store(Protocol):
         ...
 
     async def recover(self) -> int:
-        """End the attempts whose owner is gone as unknown: of older runs, of any instance, and of
-        runs that let their lease run out. How many. To be called every few seconds.
-        """
+        """End the attempts of this instance's older epochs as unknown; returns how many."""
         ...
 
     async def ping(self) -> None:

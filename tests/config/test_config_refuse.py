@@ -56,21 +56,6 @@ CONTACT = 'contact = "privacy@acme.example"'
             f"{HOST}\ndevelopment = 1",
             "server.development: is a number; must be true or false",
         ),
-        (
-            UPSTREAM,
-            f'{UPSTREAM}\nretry = {{ later = "1m/1h" }}',
-            'upstreams.0.retry: names "later", which is no way to fail for now; use temporary',
-        ),
-        (
-            UPSTREAM,
-            f'{UPSTREAM}\nretry = {{ full = "1h/1m" }}',
-            'upstreams.0.retry: has "1h/1m" for full, which is no first and longest wait; write',
-        ),
-        (
-            UPSTREAM,
-            f'{UPSTREAM}\n[delivery]\nattempt_hold = "16m"',
-            "delivery.attempt_hold: is longer than every upstream's time-outs",
-        ),
         (HOST, f'{HOST}\ndata-dir = "x"', 'data-dir: is no key (did you mean "data_dir"?)'),
         (
             HOST,
@@ -264,7 +249,8 @@ LISTENER_B = '[[listeners]]\naddress = "{address}"\ntrusted_networks = ["10.0.0.
         (TOKEN + TOKEN, "api_tokens.1.token_hash:"),
         (TOKEN + 'senders = ["nobody"]\n', "api_tokens.0.senders.0: there is no [[senders]]"),
         ('[limits]\nmessage_size = "25 megs"\n', "limits.message_size: is no size"),
-        ('[limits]\nmemory = "1MiB"\n', "limits.memory: has no room for a message of message_size"),
+        ('[limits]\nmemory = "1MiB"\n', "limits.memory: has no room for one large message"),
+        ('[limits]\nspool = "1MiB"\n', "limits.spool: has no room for a message of message_size"),
     ],
 )
 def test_problems_between_tables(tmp_path: Path, more: str, want: str) -> None:

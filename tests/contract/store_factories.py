@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 from store_process import child, child_environment
@@ -21,9 +21,8 @@ from proxy.store.sqlite import open_sqlite
 class Stores(Protocol):
     """Opens stores on one database; those still open are closed at the end of the test."""
 
-    async def open(self, instance: str = "a", *, owner: bool = True, **more: Any) -> Store:
-        """A connection of its own, as another process would have it; `more` as for
-        `open_sqlite`."""
+    async def open(self, instance: str = "a", *, owner: bool = True) -> Store:
+        """A connection of its own, as another process would have it."""
         ...
 
     def elsewhere(self, action: str, *arguments: str) -> str:
@@ -44,14 +43,15 @@ class SqliteStores:
         if (template := _TEMPLATES.get("sqlite")) is not None:
             self.path.write_bytes(template)
 
-    async def open(self, instance: str = "a", *, owner: bool = True, **more: Any) -> Store:
+    async def open(self, instance: str = "a", *, owner: bool = True) -> Store:
         """See `Stores.open`."""
-        options: dict[str, Any] = {"clock": lambda: after(3600), **more}
-        store = await open_sqlite(self.path, instance=instance, owner=owner, create=True, **options)
+        store = await open_sqlite(
+            self.path, instance=instance, owner=owner, create=True, clock=lambda: after(3600)
+        )
         if "sqlite" not in _TEMPLATES:
             await store.close()
             _TEMPLATES["sqlite"] = self.path.read_bytes()
-            return await self.open(instance, owner=owner, **more)
+            return await self.open(instance, owner=owner)
         self._opened.append(store)
         return store
 

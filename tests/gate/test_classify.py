@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from policy.model import Category
 from proxy.config import Settings, load
-from proxy.message.classify import Class, Signals, Unclassified, certain_stream, classify
+from proxy.message.classify import Chooser, Class, Signals, Unclassified, certain_stream, classify
+
+CHOOSERS: dict[int, Chooser] = {}
 
 CONFIG = """
 [server]
@@ -345,3 +350,36 @@ def test_what_is_certain_at_rcpt(
     if expected:
         assert stream is not None
         assert stream.category is Category.MARKETING
+
+
+DOMAINS = ["", "news.acme.example", "watched.acme.example", "orders.acme.example", "x.example"]
+
+
+@hypothesis_settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_choice_that_is_kept_is_the_same(settings: Settings, data: st.DataObject) -> None:
+    chooser = CHOOSERS.setdefault(id(settings), Chooser(settings))
+    draw = data.draw
+    asked: dict[str, Any] = {
+        "listener": draw(st.sampled_from(settings.listeners)),
+        "credential": draw(st.sampled_from([None, *settings.credentials])),
+        "header_stream": draw(st.sampled_from(["", *(s.id for s in settings.streams)])),
+        "mail_domain": draw(st.sampled_from([*DOMAINS, "y" * 600])),
+        "null_sender": draw(st.booleans()),
+        "recipients": draw(st.integers(1, 12)),
+        "signals": Signals(
+            from_domain=draw(st.sampled_from(DOMAINS)),
+            list_id=draw(st.sampled_from(["", "weekly.news.acme.example", "z" * 600])),
+            report=draw(st.booleans()),
+        ),
+    }
+    assert classify(settings, **asked, chooser=chooser) == classify(settings, **asked)
+
+
+def test_what_is_kept_is_bounded(settings: Settings) -> None:
+    chooser = Chooser(settings)
+    for n in range(Chooser._MOST + 10):
+        chooser.choose(settings.listeners[0], None, "", f"d{n}.example", Signals())
+    chooser.choose(settings.listeners[0], None, "", "d" * 600, Signals())
+    assert 0 < len(chooser._kept) <= Chooser._MOST
+    assert max(sum(map(len, key)) for key in chooser._kept) < 512

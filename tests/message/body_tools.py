@@ -37,7 +37,7 @@ def whole(
     """The mail with the body of one copy."""
     options.setdefault("url", URL)
     pieces = plan.pieces(duties=frozenset(duties), **options)
-    return content[: plan.start] + b"".join(pieces)
+    return content[: plan.start] + b"".join(map(bytes, pieces))
 
 
 def encode(octets: bytes, encoding: str, width: int = 76) -> bytes:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from policy import model as m
 from policy.engine import decide, refuse_early
 from policy.explain import explain, sentence
+from policy.jurisdiction import first, jurisdiction
 from policy.pack import Packs
 from policy.vectors import cases_from
 from proxy.packs import builtin_packs
@@ -326,6 +327,18 @@ def test_the_order_of_packs_is_irrelevant(facts: m.Facts, rng: random.Random) ->
 
 
 @many
+@given(facts_, st.sampled_from([None, ("NL", "DE"), ("ZZ",), ("BR", "NL")]))
+def test_the_first_law_is_the_first_of_all(
+    facts: m.Facts, candidates: tuple[str, ...] | None
+) -> None:
+    if candidates is not None:
+        facts = replace(facts, sender=replace(facts.sender, candidate_countries=candidates))
+    for packs in (PACKS, Packs({})):
+        where = jurisdiction(facts, packs)
+        known = where.applies and not where.elsewhere
+        assert first(facts, packs) == (where.applies[0].pack.id if known else "")
+
+
 @given(facts_, st.sampled_from(sorted(PACKS.by_id)), st.data())
 def test_a_pack_with_one_rule_less_never_loosens(
     facts: m.Facts, id_: str, data: st.DataObject

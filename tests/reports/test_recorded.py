@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from policy import model
 from policy.engine import decide
 from policy.model import Category, Event, Facts, Kind, Message, OptIn, Purpose, Recipient, Sender
-from proxy.facts import HELD_ELSEWHERE, RECORD_VERSION, journal_json
+from proxy.facts import HELD_ELSEWHERE, RECORD_VERSION, journal_json, journal_message
 from proxy.packs import builtin_packs
 from proxy.recorded import RecordError, facts_from_record
 
@@ -116,6 +116,7 @@ def as_recorded(facts: Facts) -> Facts:
 @given(cases)
 def test_what_is_written_is_read_back(facts: Facts) -> None:
     text = journal_json(facts)
+    assert text == journal_json(facts, journal_message(facts.message))
     assert facts_from_record(text, lambda _: ACME) == as_recorded(facts)
     assert "anna" not in text
 

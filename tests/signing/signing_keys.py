@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from proxy.config.signing import PrivateKey
-from proxy.message.canonical import Piece
+from proxy.content import Piece
 from proxy.message.header import body_of, index
 from proxy.message.sign import Key, Signer, Signing
 

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from policy.address import Address
 from proxy.config import Credential, Http, Limits, Listener, PolicyConfig, Server, Settings
+from proxy.content import Content
 from proxy.envelope import Envelope
 from proxy.replies import Reply
 from proxy.smtp.limits import Admission
@@ -74,8 +75,9 @@ class RecordingGate:
         self.admitted.append(recipient)
         return self.on_admit(recipient)
 
-    async def submit(self, envelope: Envelope, content: bytes) -> Reply:
-        got = Submitted(replace(envelope, recipients=list(envelope.recipients)), content)
+    async def submit(self, envelope: Envelope, content: Content) -> Reply:
+        kept = replace(envelope, recipients=list(envelope.recipients), room=None)
+        got = Submitted(kept, bytes(content))
         self.submitted.append(got)
         answer = (
             Reply(250, "2.0.0", f"relayed (ref {envelope.ref})")
@@ -83,6 +85,7 @@ class RecordingGate:
             else await self.on_submit(got)
         )
         self.finished += 1
+        envelope.room = None  # `mails` keeps the envelope itself
         return answer
 
 

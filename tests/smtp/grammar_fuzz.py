@@ -27,6 +27,7 @@ from policy.address import Address
 from proxy import log
 from proxy.config import Limits, Listener, Server, Settings, Upstream
 from proxy.config.models import Http, PolicyConfig
+from proxy.content import Content
 from proxy.delivery.upstream import Copy, Pool
 from proxy.envelope import Envelope
 from proxy.replies import Reply
@@ -101,7 +102,7 @@ class RelayingGate:
         self.asked[envelope.ref].add(recipient.wire)
         return Reply(550, "5.7.1", "no-basis") if recipient.local == "a.b" else None
 
-    async def submit(self, envelope: Envelope, content: bytes) -> Reply:
+    async def submit(self, envelope: Envelope, content: Content) -> Reply:
         copy = Copy(
             mail_from=envelope.mail_from.wire if envelope.mail_from else b"",
             recipients=tuple(address.wire for address in envelope.recipients),

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.content import Spool
 from proxy.smtp import replies
 from proxy.smtp.data import Incoming
-from proxy.smtp.spool import Spool
 
 SIZE, LINE = 60, 12
 TMP = Path(tempfile.gettempdir())

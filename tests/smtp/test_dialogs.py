@@ -11,6 +11,7 @@ import pytest
 from front_door import Client, Door, RecordingGate, front_door
 
 from policy.address import Address
+from proxy.content import Content
 from proxy.envelope import Envelope
 from proxy.replies import Reply
 
@@ -48,8 +49,8 @@ class Witness(RecordingGate):
         self.seen.append(b"rcpt " + recipient.wire)
         return await super().admit(envelope, recipient)
 
-    async def submit(self, envelope: Envelope, content: bytes) -> Reply:
-        self.seen.append(b"data " + content)
+    async def submit(self, envelope: Envelope, content: Content) -> Reply:
+        self.seen.append(b"data " + bytes(content))
         return await super().submit(envelope, content)
 
 

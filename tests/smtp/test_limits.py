@@ -195,6 +195,16 @@ def test_commands_without_mail() -> None:
         assert door.gate.mails == []
 
 
+def test_person_after_person_refused_by_law_is_work() -> None:
+    gate = RecordingGate(on_admit=lambda _: Reply(550, "5.7.1", "no-basis"))
+    with front_door(gate=gate) as door, door.connect() as client:
+        client.hello()
+        for n in range(IDLE_COMMANDS + 10):
+            assert client.code("MAIL FROM:<a@b.example>") == 250
+            assert client.code(f"RCPT TO:<x@y{n}.example>") == 550
+            assert client.code("RSET") == 250
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("typed", [b"", b"EHL", b"EHLO c.example\r\nNO"])
 def test_a_silent_client(loop: Loop, typed: bytes) -> None:

@@ -12,10 +12,11 @@ from front_door import Door, Submitted, front_door
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.content import SPOOL_AT, Budget, Spool
 from proxy.replies import Reply
-from proxy.smtp import session, spool
+from proxy.smtp import session
 from proxy.smtp.limits import Admission
-from proxy.smtp.spool import SPOOL_AT, Memory, Spool
+from proxy.smtp.session import SPOOLED_TAKES
 
 TMP = Path(tempfile.gettempdir())
 LINE = b"x" * 98 + b"\r\n"
@@ -27,7 +28,9 @@ def test_what_went_in_comes_out_once(sizes: list[int]) -> None:
     pieces = [bytes([n]) * size for n, size in enumerate(sizes)]
     for piece in pieces:
         spool_.write(piece)
-    assert spool_.take() == b"".join(pieces)
+    taken = spool_.take()
+    assert isinstance(taken, bytes) == (sum(sizes) <= SPOOL_AT)
+    assert bytes(taken) == b"".join(pieces)
     assert spool_.take() == b""
 
 
@@ -74,7 +77,7 @@ def test_a_full_disk_is_a_temporary_refusal_after_the_whole_message(
     class FullSpool(Spool):
         def write(self, octets: bytes) -> None:
             super().write(octets)
-            if self._file is not None:
+            if self.on_disk:
                 raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(session, "Spool", FullSpool)
@@ -100,7 +103,7 @@ def test_the_budget_is_kept_and_given_back() -> None:
         await go.wait()
         return Reply(250, "2.0.0", "ok")
 
-    room = 2 * SPOOL_AT + 1_000_000
+    room = 2 * SPOOL_AT + SPOOLED_TAKES
     with front_door(memory=room, message_size=1_000_000, admission=keep) as door:
         memory = kept[0].memory
         door.gate.on_submit = slowly
@@ -108,27 +111,48 @@ def test_the_budget_is_kept_and_given_back() -> None:
             for client in (one, two, three):
                 client.open()
             assert one.code("DATA") == 354
-            one.send(LINE * 9000 + b".\r\n")  # 900,000 octets in the gate's hands
-            door.wait(lambda: memory.taken == SPOOL_AT + 900_000)
+            one.send(LINE * 9000 + b".\r\n")  # 900,000 octets on disk, in the gate's hands
+            door.wait(lambda: memory.taken == SPOOL_AT + SPOOLED_TAKES)
+            assert kept[0].disk.taken == 900_000
             assert two.code("DATA") == 354
             assert three.say("DATA").startswith("452 4.3.1 ")
             two.send(LINE * 4000 + b".\r\n")
             assert two.reply().startswith("452 4.3.1 ")
             door.call(go.set)
             assert one.reply().startswith("250 ")
-            door.wait(lambda: memory.taken == 0)
+            door.wait(lambda: memory.taken == kept[0].disk.taken == 0)
             # The transaction that was refused at DATA is over, as after any other refusal there.
             three.open()
             assert three.code("DATA") == 354
             three.send(LINE * 4000 + b".\r\n")
             assert three.reply().startswith("250 ")
-        door.wait(lambda: memory.taken == 0)
+        door.wait(lambda: memory.taken == kept[0].disk.taken == 0)
+
+
+def test_large_messages_share_the_room_on_disk() -> None:
+    with front_door(spool=1_000_000) as door, door.connect() as one, door.connect() as two:
+        for client in (one, two):
+            client.open()
+            assert client.code("DATA") == 354
+        one.send(LINE * 6000)
+        two.send(LINE * 3000 + b".\r\n")  # there is room for it beside what came of the first
+        assert two.reply().startswith("250 ")
+        two.open()
+        assert two.code("DATA") == 354
+        two.send(LINE * 5000 + b".\r\n")
+        assert two.reply().startswith("452 4.3.1 ")
+        one.send(b".\r\n")
+        assert one.reply().startswith("250 ")
 
 
 def test_the_budget_itself() -> None:
-    memory = Memory(10)
-    assert memory.take(10)
-    assert not memory.take(1)
-    memory.give(4)
-    assert memory.take(4)
-    assert spool.SPOOL_AT == 256 * 1024
+    memory = Budget(10)
+    room = memory.room(6)
+    assert room is not None
+    assert room.grow(4)
+    assert not room.grow(1)
+    assert memory.room(1) is None
+    assert memory.taken == 10
+    del room
+    assert memory.taken == 0
+    assert memory.room(10) is not None

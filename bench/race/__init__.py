@@ -1,0 +1,1 @@
+"""The relays that `bench.peers` compares, and what drives and counts them."""

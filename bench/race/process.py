@@ -1,0 +1,118 @@
+"""Processes of a relay: started, waited for, and what they cost, read from /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_TICK = os.sysconf("SC_CLK_TCK")
+_PATIENCE = 30.0
+
+
+class BenchError(Exception):
+    """A part did not do what the bench rests on; the words say which."""
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = _PATIENCE) -> None:
+    """Wait for `condition`; raises `BenchError` naming `what` after so long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise BenchError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.005)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody answers on the port of loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def tree(root: int) -> list[int]:
+    """`root` and all its descendants that live."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            fields = _stat(int(entry.name))
+            if fields:
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [root]
+    for pid in found:
+        found.extend(children.get(pid, ()))
+    return found
+
+
+def cpu(root: int) -> float:
+    """CPU seconds of the processes under `root`, with those of their children that ended."""
+    ticks = 0
+    for pid in tree(root):
+        fields = _stat(pid)
+        # utime, stime, and those of waited-for children (proc(5), counted after the name)
+        ticks += sum(int(number) for number in fields[11:15]) if fields else 0
+    return ticks / _TICK
+
+
+def memory(root: int) -> float:
+    """Proportional set size of the processes under `root`, in MiB."""
+    total = 0
+    for pid in tree(root):
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
+        except OSError:
+            continue
+        total += next(int(line.split()[1]) for line in rollup.splitlines() if line[:4] == "Pss:")
+    return total / 1024
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return []
+    return text[text.rfind(")") + 2 :].split()
+
+
+def run(words: list[str], seconds: float = 120.0) -> str:
+    """A command to its end; raises `BenchError` with what it said."""
+    done = subprocess.run(
+        words,
+        env={**os.environ, "PATH": PATH},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        umask=0o022,
+    )
+    if done.returncode != 0:
+        said = done.stdout + done.stderr
+        raise BenchError(f"{Path(words[0]).name} ended with {done.returncode}: {said}")
+    return done.stdout
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End it and what it started, and wait for that."""
+    for pid in reversed(tree(process.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
