@@ -253,9 +253,11 @@ class Reader:
         failed = await self._planner.failed(content, header)
         if marketing or promotion:
             signed_by = "" if signing else covering(header, failed)
-            shown, body = await self._planner.look(
+            shown, body, shared = await self._planner.look(
                 envelope, content, header, recipients, found, signed_by=signed_by
             )
+            if signing is not None and shared is not None:
+                signing = replace(signing, body=shared)
             if ANYONE in shown.own_tokens and body.placeholders:
                 shown = shown.for_holder()
             if body.refused is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from policy.address import Address
@@ -17,6 +18,7 @@ from proxy.dkim_keys import KeyRing, Records
 from proxy.envelope import Envelope
 from proxy.errors import TokenError
 from proxy.keys import Keys
+from proxy.looks import Looks
 from proxy.message import header as headers
 from proxy.message.body import BodyPlan, plan_body, untouched
 from proxy.message.canonical import BodyHash
@@ -27,7 +29,7 @@ from proxy.message.edit import EditPlan, Publication, Site, plan
 from proxy.message.fold import FoldError
 from proxy.message.footer import Brand
 from proxy.message.header import Field, Header
-from proxy.message.inspect import ANYONE, Shown, Wanted, inspect
+from proxy.message.inspect import ANYONE, Shown, Wanted, fake_reply, inspect
 from proxy.message.obligations.list_unsubscribe import Mode
 from proxy.message.sign import Signing, holds
 from proxy.message.verify import failed as failed_signatures
@@ -71,6 +73,7 @@ class Planner:
             )
             for s in settings.senders
         }
+        self._looks = Looks()
         self._publications = {
             s.id: _publication(s, settings.sender(s.sender)) for s in settings.streams
         }
@@ -84,9 +87,11 @@ class Planner:
         found: Class,
         *,
         signed_by: str,
-    ) -> tuple[Shown, BodyPlan]:
-        """What the displayed parts show, and what may be done to them; `signed_by` is the d= of a
-        signature that no edit may break, "" for none."""
+    ) -> tuple[Shown, BodyPlan, BodyHash | None]:
+        """What the displayed parts show, what may be done to them, and the hash of the body where
+        other mails share it; `signed_by` is the d= of a signature that no edit may break, "" for
+        none.
+        """
         stream = found.stream
         wanted, brand = self._wanted[stream.sender], self._brands[stream.sender]
         marketing = found.category is Category.MARKETING
@@ -94,11 +99,13 @@ class Planner:
         token = OptOut(stream.sender, stream.id, address, f"{envelope.ref}.1000")
         longest = len(wanted.own_url) + length(self._keys, token)
 
-        def look() -> tuple[Shown, BodyPlan]:
-            shown = inspect(content, header, wanted, every_alternative=stream.every_alternative)
+        def seen(content: Content, header: Header) -> Shown:
+            return inspect(content, header, wanted, every_alternative=stream.every_alternative)
+
+        def planned(content: Content, header: Header, shown: Shown) -> BodyPlan:
             if not marketing:
-                return shown, untouched(content, header)
-            return shown, plan_body(
+                return untouched(content, header)
+            return plan_body(
                 content,
                 header,
                 shown,
@@ -109,9 +116,22 @@ class Planner:
                 signed_by=signed_by,
             )
 
+        def look() -> tuple[Shown, BodyPlan, None]:
+            shown = seen(content, header)
+            return shown, planned(content, header, shown), None
+
         if large(content, LARGE_TO_INSPECT):
             return await asyncio.to_thread(look)
-        return look()
+        known = None
+        if marketing and isinstance(content, bytes):
+            known = self._looks.of(stream.id, content, header, seen)
+        if known is None:
+            return look()
+        shown = known.shown
+        body = self._looks.plan(
+            known, longest, signed_by, lambda: planned(known.content, known.header, known.shown)
+        )
+        return replace(shown, fake_reply=True) if fake_reply(header) else shown, body, known.hash
 
     async def failed(self, content: Content, header: Header) -> frozenset[Field]:
         """The signatures of others that do not verify; none are known to where none is tried."""

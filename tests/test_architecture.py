@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # name listed here that is a prefix of the module; what is listed nowhere is a part of the gate.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy",),
-    ("proxy", "proxy.errors", "proxy.replies", "proxy.ref", "proxy.packs"),
+    ("proxy", "proxy.errors", "proxy.replies", "proxy.ref", "proxy.packs", "proxy.meters"),
     ("proxy.content",),
     ("proxy.envelope", "proxy.store.model", "proxy.config"),
     ("proxy.log", "proxy.telemetry", "proxy.keys"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from proxy.message.fold import fold
 
@@ -11,6 +12,7 @@ _OUTSIDE = re.compile(r"[^A-Za-z0-9_-]")
 _MIN, _MAX = 5, 15
 
 
+@lru_cache(maxsize=256)
 def field(*, campaign: str, stream: str, sender: str, feedback_id: str) -> bytes:
     """`campaign:stream:sender:SenderId`; `-` stands for none, nothing in it is personal.
 

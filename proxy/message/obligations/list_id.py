@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from proxy.message import encoded
 from proxy.message.fold import fold
@@ -25,6 +26,7 @@ def kept(header: Header) -> bool:
     )
 
 
+@lru_cache(maxsize=256)
 def field(*, stream: str, namespace: str, title: str) -> bytes:
     """`title <stream.namespace>` with an identifier of at most 255 octets; `title` goes if too
     long.

@@ -1,0 +1,224 @@
+"""A body that was looked at for another mail gives what looking at it again would."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from policy.address import Address, parse
+from proxy import looks
+from proxy.clock import utc_now
+from proxy.config import Settings, load
+from proxy.envelope import Envelope, Submitter
+from proxy.keys import Keys, load_keys
+from proxy.looks import Looks, reduced
+from proxy.message.body import BodyPlan
+from proxy.message.canonical import BodyHash
+from proxy.message.classify import Class
+from proxy.message.header import Header, HeaderRefused, index
+from proxy.message.inspect import Shown
+from proxy.planning import Planner
+from proxy.tokens import OptOut, seal
+
+CONFIG = """
+[server]
+hostname = "gate.acme.example"
+data_dir = "."
+[[listeners]]
+address = "127.0.0.1:2525"
+trusted_networks = ["127.0.0.0/8"]
+[[upstreams]]
+address = "127.0.0.1:1025"
+tls = "none"
+[http]
+public_url = "https://mail.acme.example"
+[[senders]]
+id = "acme"
+name = "Acme Schoenen"
+country = "NL"
+postal_address = "Gracht 1, Amsterdam"
+contact = "privacy@acme.example"
+[[streams]]
+id = "newsletter"
+sender = "acme"
+category = "marketing"
+from_domains = ["news.acme.example"]
+[[streams]]
+id = "strict"
+sender = "acme"
+category = "marketing"
+footer = "off"
+every_alternative = true
+"""
+REF = "01J9ZV3K7Q8M4T00"
+
+
+class Apart(Looks):
+    """Looks at each mail by itself."""
+
+    def of(self, *args: object) -> None:
+        return None
+
+
+class Site:
+    """A planner that keeps what it saw, and one that does not."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "sluis.toml").write_text(CONFIG)
+        self.settings: Settings = load(folder / "sluis.toml", {})
+        self.keys: Keys = load_keys(folder / "keys", create=True)
+        self.keeps, self.apart = (
+            Planner(self.settings, keys=self.keys, instance="i1", clock=utc_now) for _ in range(2)
+        )
+        self.apart._looks = Apart()
+        self.token = seal(self.keys, OptOut("acme", "newsletter", "anna@example.nl", f"{REF}.1"))
+
+    def look(
+        self, planner: Planner, content: bytes, stream: str, to: Address, signed_by: str
+    ) -> tuple[Header, Shown, BodyPlan, BodyHash | None]:
+        header = index(content)
+        envelope = Envelope(
+            submitter=Submitter(listener="127.0.0.1:2525", peer="127.0.0.1"),
+            ref=REF,
+            received_at=utc_now(),
+            recipients=[to],
+        )
+        class_ = Class(self.settings.stream(stream), self.settings.stream(stream).category, "test")
+        looking = planner.look(envelope, content, header, (to,), class_, signed_by=signed_by)
+        return header, *asyncio.run(looking)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("looks"))
+
+
+HEADERS = st.lists(
+    st.sampled_from(
+        [
+            *(b"From: Acme Schoenen <a@news.acme.example>", b"From: a@news.acme.example"),
+            *(b"Subject: Spring", b"Subject: Re: Spring", b"In-Reply-To: <1@x.example>"),
+            *(b"Content-Type: text/html", b"Content-Type: text/plain; charset=utf-8"),
+            b'Content-Type: multipart/alternative;\r\n boundary="b"',
+            *(b"Content-Transfer-Encoding: base64", b"Content-Transfer-Encoding: 8bit"),
+            *(b"Content-Transfer-Encoding: quoted-printable", b"References:"),
+            *(b"Content-Disposition: attachment", b"X-Long: " + b"y" * 900),
+            *(b"To: anna@example.nl", b"X-Name: \xc3\xa9"),
+            *(b"Message-ID: <2@x.example>", b"List-Id: <x.example>", b"DKIM-Signature: v=1"),
+        ]
+    ),
+    min_size=1,
+    max_size=7,
+)
+BODIES = st.lists(
+    st.sampled_from(
+        [
+            *(b"Hello", b"\r\n", b"\r\n", b"<p>x</p>", b"<html><body>", b"</body></html>"),
+            *(b"Acme Schoenen", b"Gracht 1, Amsterdam", b"https://acme.example/x unsubscribe"),
+            *(b'<a href="https://acme.example/x">Unsubscribe</a>', b"SGVsbG8=", b"=C3=A9"),
+            *(b"\xc3\xa9", b"=\r\n"),
+            *(b"\r\n--b\r\n", b"\r\n--b--\r\n", b"--b\r\n", b"Content-Type: text/html\r\n\r\n"),
+            *(b"Content-Type: text/plain\r\n\r\n", b"{{sluis.unsubscribe_url}}", b"{{sluis.x}}"),
+            *(b"https://mail.acme.example/u/TOKEN", b"x" * 890, b"-----BEGIN PGP "),
+        ]
+    ),
+    max_size=14,
+)
+
+
+def told(header: Header, shown: Shown, body: BodyPlan, content: bytes) -> list[object]:
+    """All that later steps take from looking at a mail."""
+    values: list[object] = [getattr(shown, f.name) for f in fields(shown) if f.name != "seen"]
+    values += [(s.kind, s.identity, s.address, s.opt_out, s.own_tokens) for s in shown.seen]
+    values += [body.can_inject, body.stopped, body.placeholders, body.refused, body.room]
+    values.append(body.marks)
+    url = "https://mail.acme.example/u/k1.abc"
+    for duties in (frozenset[str](), body.can_inject):
+        for language in ("en", "nl"):
+            pieces = body.pieces(url=url, duties=duties, language=language)
+            values.append(b"".join(bytes(piece) for piece in pieces))
+            values.append(BodyHash().digest(pieces))
+    untouched = replace(body, pages=()).pieces()
+    assert b"".join(map(bytes, untouched)) == content[header.end :]
+    return values
+
+
+@hypothesis_settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    HEADERS,
+    BODIES,
+    st.sampled_from(["newsletter", "strict"]),
+    st.sampled_from(["anna@example.nl", "b@example.nl", "a.very.long.name@sub.example.nl"]),
+    st.sampled_from(["", "esp.example"]),
+)
+def test_what_is_kept_is_what_looking_again_finds(
+    site: Site, lines: list[bytes], pieces: list[bytes], stream: str, to: str, signed_by: str
+) -> None:
+    body = b"".join(pieces).replace(b"TOKEN", site.token.encode())
+    for more in (b"", b"X-Mail: 2\r\nSubject: Aw: x\r\n"):
+        content = b"\r\n".join(lines) + b"\r\n" + more + b"\r\n" + body
+        try:
+            index(content)
+        except HeaderRefused:
+            return
+        asked = content, stream, parse(to), signed_by
+        header, shown, plan, shared = site.look(site.keeps, *asked)
+        _, expected, other, none = site.look(site.apart, *asked)
+        assert none is None
+        assert told(header, shown, plan, content) == told(header, expected, other, content)
+        assert shown == expected
+        if shared is not None:
+            parts = plan.pieces(url="https://x.example", duties=plan.can_inject)
+            assert shared.digest(parts) == BodyHash().digest(parts)
+
+
+GOOD = b"From: a@acme.example\r\nTo: b@example.nl\r\n\r\nbody"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"From: a@acme.example\r\nX: \xc3\xa9\r\n\r\nbody",
+        b"From: a@acme.example\r\nX: y\r\n \t\r\n z\r\n\r\nbody",
+        b"From: a@acme.example\r\njunk\r\n\r\nbody",
+        b"From: a@acme.example\r\n",
+        b"X: no field that counts\r\n\r\nbody",
+        GOOD + b"x" * looks.LONGEST,
+    ],
+)
+def test_mail_that_is_looked_at_by_itself(content: bytes) -> None:
+    assert reduced(content, index(content)) is None
+    assert reduced(GOOD, index(GOOD)) == b"From: a@acme.example\r\n\r\nbody"
+
+
+def test_what_is_kept_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks, "ALL", 50_000)
+    monkeypatch.setattr(looks, "MOST", 20)
+    kept = Looks()
+    shown = site.look(site.apart, GOOD, "newsletter", parse("b@example.nl"), "")[1]
+    plan = site.look(site.apart, GOOD, "newsletter", parse("b@example.nl"), "")[2]
+    for n in range(200):
+        content = GOOD + b"%d" % n + b"x" * (n % 7 * 1000)
+        look = kept.of("newsletter", content, index(content), lambda *_: shown)
+        assert look is not None
+        for longest in range(n % 9):
+            kept.plan(look, longest, "", lambda: plan)
+        assert len(kept._kept) <= 20
+        charged = sum(len(x.content) * (1 + len(x.plans)) for x in kept._kept.values())
+        assert charged == kept._octets <= 50_000
+    again = kept.of("newsletter", content, index(content), lambda *_: pytest.fail("inspected"))
+    assert again is look or not kept._kept
+
+
+def test_streams_have_their_own(site: Site) -> None:
+    kept = Looks()
+    shown = site.look(site.apart, GOOD, "newsletter", parse("b@example.nl"), "")[1]
+    first = kept.of("newsletter", GOOD, index(GOOD), lambda *_: shown)
+    assert kept.of("strict", GOOD, index(GOOD), lambda *_: shown) is not first
+    assert kept.of("newsletter", GOOD, index(GOOD), lambda *_: shown) is first
