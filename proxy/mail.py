@@ -256,8 +256,7 @@ class Reader:
             shown, body, shared = await self._planner.look(
                 envelope, content, header, recipients, found, signed_by=signed_by
             )
-            if signing is not None and shared is not None:
-                signing = replace(signing, body=shared)
+            signing = replace(signing, body=shared) if signing and shared else signing
             if ANYONE in shown.own_tokens and body.placeholders:
                 shown = shown.for_holder()
             if body.refused is not None:
