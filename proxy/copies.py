@@ -100,10 +100,14 @@ class Outgoing:
         return frozenset(self.cases[0].decision.obligations)
 
     def only(self, fates: Mapping[int, RowFate]) -> Outgoing | None:
-        """The copy for those of its recipients whose attempt was claimed; None for nobody."""
+        """The copy for those of its recipients whose attempt was claimed; None for nobody. `cases`
+        is the same object where that is all of them.
+        """
         cases = tuple(c for c in self.cases if fates[c.n].fate is Fate.CLAIMED)
         if not cases:
             return None
+        if len(cases) == len(self.cases):
+            cases = self.cases
         return replace(self, cases=cases, fates={c.n: fates[c.n] for c in cases})
 
     def renewed(self, cases: Sequence[Case], fates: Mapping[int, RowFate]) -> Outgoing | None:

@@ -111,11 +111,11 @@ class Dispatch:
         async with AsyncExitStack() as held:
             connection: Connection | None = None
             if outgoing:
-                try:
-                    async with asyncio.timeout_at(until):
-                        connection = await held.enter_async_context(self._pool.connection())
-                except TimeoutError:
-                    raise UpstreamUnavailable("no connection came free in time") from None
+                connection = self._pool.at_hand()
+                if connection is not None:
+                    held.callback(connection.release)
+                else:
+                    connection = await self._in_time(held, until)
                 connection.begin(outgoing[0].copy)
             claimed = await self._store.claim(ruling.intake)
             if not claimed.stale and not any(f.fate in ELSEWHERE for f in claimed.fates):
@@ -125,6 +125,14 @@ class Dispatch:
             if connection is not None:
                 await connection.abandon()
         return None if claimed.stale else await self.join(mail, ruling, claimed.fates, until)
+
+    async def _in_time(self, held: AsyncExitStack, until: float) -> Connection:
+        """Wait in line for a connection."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await held.enter_async_context(self._pool.connection())
+        except TimeoutError:
+            raise UpstreamUnavailable("no connection came free in time") from None
 
     async def join(
         self, mail: Mail, ruling: Ruling, fates: Sequence[RowFate], until: float
@@ -203,7 +211,7 @@ class Dispatch:
         live = {c.copy_key: loop.create_future() for send in sends for c in send.cases}
         self._live |= live
         try:
-            if connection is not None and (not sends or sends[0].copy != outgoing[0].copy):
+            if connection is not None and not (sends and sends[0].cases is outgoing[0].cases):
                 await connection.abandon()  # what was begun is not what was claimed
                 if sends:
                     connection.begin(sends[0].copy)
@@ -212,16 +220,16 @@ class Dispatch:
             lines: list[_InHand] = [(None, None)] * len(sends)
             if sends:
                 lines[0] = held.pop_all(), connection
-            ends = await asyncio.gather(
-                *(
-                    self._send(mail, send, line, committed_at, turn, live)
-                    for send, line in zip(sends, lines, strict=True)
-                ),
-                return_exceptions=True,
-            )
-            for trouble in ends:
-                if trouble is not None:
-                    raise trouble
+            copies = [
+                self._send(mail, send, line, committed_at, turn, live)
+                for send, line in zip(sends, lines, strict=True)
+            ]
+            if len(copies) == 1:
+                await copies[0]
+            else:
+                for trouble in await asyncio.gather(*copies, return_exceptions=True):
+                    if trouble is not None:
+                        raise trouble
             await self._close(turn)
         finally:
             for key, future in live.items():

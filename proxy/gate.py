@@ -65,6 +65,8 @@ class Gate:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._feedback_domain = settings.feedback.domain
+        self._inline_wait = settings.delivery.inline_wait.total_seconds()
         self._outbox = outbox
         self._keys = keys
         self._store = store
@@ -115,7 +117,7 @@ class Gate:
 
     def accepts_from_strangers(self, recipient: Address) -> bool:
         """Whether anyone may write to `recipient`: only the address that takes opt-outs by mail."""
-        domain = self._settings.feedback.domain
+        domain = self._feedback_domain
         return domain is not None and recipient.domain == domain and recipient.local == "u"
 
     async def admit(self, envelope: Envelope, recipient: Address) -> Reply | None:
@@ -155,7 +157,7 @@ class Gate:
         a mail that waits for a connection is given up with 451, as nothing of it is recorded yet
         and its retry waits as well.
         """
-        wait = self._settings.delivery.inline_wait.total_seconds()
+        wait = self._inline_wait
         until = asyncio.get_running_loop().time() + wait
         turn = Turn()
         task = asyncio.ensure_future(self._answer(envelope, content, until, turn))

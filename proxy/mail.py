@@ -25,7 +25,7 @@ from proxy.errors import KeysError
 from proxy.keys import Keys
 from proxy.message import header as headers
 from proxy.message.body import BodyPlan, untouched
-from proxy.message.classify import Chooser, Class, Unclassified, certain_stream, classify
+from proxy.message.classify import Chooser, Class, Unclassified, classify
 from proxy.message.control import Control, ControlError, control
 from proxy.message.edit import EditPlan, shown_mailboxes
 from proxy.message.header import Header, HeaderRefused
@@ -188,11 +188,8 @@ class Reader:
         certain."""
         if envelope.mail_from is None:
             return None
-        return certain_stream(
-            self._settings,
-            listener=self._listener(envelope),
-            credential=self._credential(envelope),
-            mail_domain=envelope.mail_from.domain,
+        return self._chooser.certain(
+            self._listener(envelope), self._credential(envelope), envelope.mail_from.domain
         )
 
     # -- the whole message -----------------------------------------------------------------------

@@ -88,6 +88,10 @@ class Endpoint:
             return got
         return await self._fresh() if got else None
 
+    def at_hand(self) -> Session | None:
+        """A session that idles, where nobody waits for one."""
+        return None if self._waiters else self._pop()
+
     async def open(self) -> Session:
         """A new session in a slot that the caller holds. Raises `HandshakeError`."""
         try:

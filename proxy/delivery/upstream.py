@@ -45,6 +45,14 @@ class Pool:
         """
         return self._lend()
 
+    def at_hand(self) -> Connection | None:
+        """A connection that idles and nobody waits for, of the first upstream; whoever takes it
+        calls `release`. None: ask `connection`."""
+        first = self._endpoints[0]
+        if self._closed or (session := first.at_hand()) is None:
+            return None
+        return Connection(self, first, session)
+
     def up(self) -> dict[str, bool]:
         """Which upstreams can be reached, as far as is known; one never tried counts as up."""
         return {e.name: e.up for e in self._endpoints}
@@ -174,7 +182,7 @@ class Connection:
         self._begun = False
 
     def release(self) -> None:
-        """For `Pool`: give the connection back, whatever state it is in."""
+        """Give the connection back, whatever state it is in."""
         if self._begun and self._asked is not None:
             self._session.abandon()
         self._asked, self._begun, self._released = None, False, True

@@ -78,7 +78,23 @@ class Chooser:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._certain: dict[tuple[str, str, str], Stream | None] = {}
         self._kept: dict[tuple[str, str, str, str, str, str], Chosen] = {}
+
+    def certain(
+        self, listener: Listener, credential: Credential | None, mail_domain: str
+    ) -> Stream | None:
+        """As `certain_stream`."""
+        key = (listener.address, credential.username if credential is not None else "", mail_domain)
+        if key in self._certain:
+            return self._certain[key]
+        stream = certain_stream(
+            self._settings, listener=listener, credential=credential, mail_domain=mail_domain
+        )
+        if len(self._certain) >= self._MOST:
+            self._certain.clear()
+        self._certain[key] = stream
+        return stream
 
     def choose(
         self,

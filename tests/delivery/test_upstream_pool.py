@@ -61,6 +61,24 @@ async def test_the_connection_used_last_is_used_first() -> None:
         assert [tap.wire(n).count(b"MAIL") for n in (1, 2)] == [4, 1]
 
 
+async def test_a_connection_at_hand_is_one_that_nobody_waits_for() -> None:
+    async with sink() as server, pool_to(server, connections=1) as pool:
+        assert pool.at_hand() is None  # none was opened yet
+        assert results(await send(pool)) == ACCEPTED
+        taken = pool.at_hand()
+        assert taken is not None
+        assert pool.at_hand() is None
+        waiting = asyncio.ensure_future(send(pool))
+        await asyncio.sleep(0)
+        assert await send_on(taken)
+        taken.release()
+        assert pool.at_hand() is None  # it went to who was in line
+        assert results(await waiting) == ACCEPTED
+        assert server.connections == 1
+        await pool.close()
+        assert pool.at_hand() is None
+
+
 async def test_a_connection_ends_after_its_share_of_mails() -> None:
     tap = Tap()
     async with sink(tap=tap) as server, pool_to(server, messages_per_connection=2) as pool:

@@ -374,12 +374,16 @@ def test_a_choice_that_is_kept_is_the_same(settings: Settings, data: st.DataObje
         ),
     }
     assert classify(settings, **asked, chooser=chooser) == classify(settings, **asked)
+    place = {name: asked[name] for name in ("listener", "credential", "mail_domain")}
+    assert chooser.certain(**place) == certain_stream(settings, **place)
 
 
 def test_what_is_kept_is_bounded(settings: Settings) -> None:
     chooser = Chooser(settings)
     for n in range(Chooser._MOST + 10):
         chooser.choose(settings.listeners[0], None, "", f"d{n}.example", Signals())
-    chooser.choose(settings.listeners[0], None, "", "d" * 600, Signals())
+        chooser.certain(settings.listeners[0], None, f"d{n}.example")
     assert 0 < len(chooser._kept) <= Chooser._MOST
+    assert 0 < len(chooser._certain) <= Chooser._MOST
+    chooser.choose(settings.listeners[0], None, "", "d" * 600, Signals())
     assert max(sum(map(len, key)) for key in chooser._kept) < 512
