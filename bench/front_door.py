@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from proxy.sink import Sink
@@ -69,9 +69,9 @@ class Relay:
         self._process = process
         self.port = port
 
-    def memory(self, key: str = "VmRSS") -> float:
+    def memory(self, key: str = "VmRSS", file: str = "status") -> float:
         """Megabytes."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text("ascii")
+        status = Path(f"/proc/{self._process.pid}/{file}").read_text("ascii")
         line = next(line for line in status.splitlines() if line.startswith(f"{key}:"))
         return int(line.split()[1]) * 1024 / MEGABYTE
 
@@ -81,14 +81,15 @@ class Relay:
 
 
 @contextlib.asynccontextmanager
-async def relay(folder: Path, upstream: int, megabytes: int) -> AsyncIterator[Relay]:
-    """Runs until the block ends."""
+async def relay(
+    folder: Path, upstream: int, megabytes: int, more: str = ""
+) -> AsyncIterator[Relay]:
+    """Runs until the block ends. `more` is configuration."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     config = folder / "sluis.toml"
-    config.write_text(
-        CONFIG.format(data=folder / "data", port=port, upstream=upstream, megabytes=megabytes)
-    )
+    text = CONFIG.format(data=folder / "data", port=port, upstream=upstream, megabytes=megabytes)
+    config.write_text(text + more)
     words = (sys.executable, "-m", "proxy.cli.main", "serve", "--config", str(config))
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*words, stdout=log, stderr=log)
@@ -129,11 +130,14 @@ class Client:
         self.writer.write(line + b"\r\n")
         return await self.reply()
 
-    async def data(self) -> None:
+    async def data(
+        self, domain: str = "orders.acme.example", people: Sequence[str] = ("anna@example.nl",)
+    ) -> None:
         """Up to 354."""
         await self.say(b"EHLO app.acme.example")
-        await self.say(b"MAIL FROM:<bounce@orders.acme.example>")
-        await self.say(b"RCPT TO:<anna@example.nl>")
+        await self.say(f"MAIL FROM:<bounce@{domain}>".encode())
+        for person in people:
+            await self.say(f"RCPT TO:<{person}>".encode())
         if not (await self.say(b"DATA")).startswith(b"354"):
             raise SystemExit("no 354")
 
