@@ -41,7 +41,7 @@ from proxy.store.model import Store
 from proxy.store.sqlite import open_sqlite
 from proxy.telemetry import Telemetry
 from proxy.web.admin import admin_app
-from proxy.web.api import Api
+from proxy.web.later import LaterApi
 from proxy.web.public import public_app
 from proxy.web.server import HttpServer
 
@@ -114,7 +114,7 @@ async def running(
         for pack in packs:
             log.pack_loaded(pack=pack.id, version=pack.version, digest=pack.digest)
 
-        api = Api(settings, keys, packs, clock=clock)
+        api = LaterApi(settings, keys, packs, clock=clock)
         admin = HttpServer(admin_app(telemetry, health, api.app), _bind(settings, "http.admin"))
         await admin.start()
         stack.push_async_callback(admin.stop)

@@ -19,8 +19,18 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO, Literal, cast
 
 import orjson
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+# structlog would load rich, 4 MB, for coloured tracebacks, which are never printed here: ours are
+# cut and cleaned.
+_rich = sys.modules.get("rich")
+sys.modules["rich"] = None  # type: ignore[assignment]
+try:
+    import structlog
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+finally:
+    del sys.modules["rich"]
+    if _rich is not None:
+        sys.modules["rich"] = _rich
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
