@@ -42,15 +42,23 @@ _BACKLOG = 1024
 _HUSH = 4  # turns of the loop until what is in the socket already has been read
 
 
+class _NoHooks:
+    """aiosmtpd's handler, which is not used."""
+
+    def __dir__(self) -> list[str]:
+        return []
+
+
+_NO_HOOKS = _NoHooks()
+
+
 class RelaySMTP(SMTP):
     """One connection: the `Wire` of its session. Admission, deadlines, TLS; no SMTP."""
 
     line_length_limit = 1 << 16  # the reader's buffer: it pauses the socket at twice this
 
     def __init__(self, house: House) -> None:
-        super().__init__(object(), hostname=house.hostname, loop=house.loop)
-        # Tables of its command loop, which is not used: two kilobytes a connection.
-        self._smtp_methods, self._auth_methods = {}, {}
+        super().__init__(_NO_HOOKS, hostname=house.hostname, loop=house.loop)
         self._house = house
         self._in = bytearray()
         self._out = bytearray()
@@ -65,6 +73,10 @@ class RelaySMTP(SMTP):
         self.peer = self.network = ""
         self.tls = self.exempt = self.may_speak_for_others = False
         self.dialogue: Session | None = None
+
+    def __dir__(self) -> list[str]:
+        # aiosmtpd looks through it for commands, for each connection; of those none is used.
+        return []
 
     # -- Connection ------------------------------------------------------------------------------
 
