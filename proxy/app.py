@@ -25,6 +25,7 @@ from proxy import log
 from proxy.census import Census
 from proxy.clock import utc_now
 from proxy.config import Settings
+from proxy.config.timing import lease
 from proxy.data_dir import keys_path, make_data_dir, may_create_store, open_keys
 from proxy.delivery.outbox import Outbox, OutboxState
 from proxy.delivery.upstream import Pool
@@ -120,12 +121,16 @@ async def running(
         stack.push_async_callback(admin.stop)
 
         instance = instance_id(data_dir)
+        delivery = settings.delivery
         store = await open_sqlite(
             settings.store.sqlite_path(data_dir),
             instance=instance,
             owner=True,
             create=create,
             telemetry=telemetry,
+            keys=keys.fingerprint,
+            lease=lease(settings.upstreams, delivery.lease_margin),
+            hold=delivery.expiry if delivery.ambiguous == "hold" else None,
         )
         stack.push_async_callback(store.close)
         recovered = await store.recover()

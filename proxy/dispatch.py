@@ -16,6 +16,7 @@ from datetime import datetime
 from proxy import log
 from proxy.answer import End, Ending
 from proxy.config import Settings
+from proxy.config.timing import before_the_dot
 from proxy.content import Piece
 from proxy.copies import Outgoing
 from proxy.delivery.outbox import OutboxState
@@ -61,10 +62,14 @@ _WITHHELD = Given(Result.UNSENT, 451, "451 4.4.7 decided again before it was sen
 
 @dataclass(slots=True)
 class _Meant:
-    """A copy, when it was last decided for whom it is, and whether it still is for anybody."""
+    """A copy, when it was last decided for whom it is, and whether it still is for anybody.
+
+    Times are of the monotonic clock.
+    """
 
     copy: Outgoing
     decided_at: float
+    last: float  # until when its dot may be written: later, another process may have taken it over
     nobody: bool = False
 
 
@@ -98,6 +103,7 @@ class Dispatch:
         self._outbox = outbox
         self._monotonic = monotonic
         self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
+        self._before_dot = before_the_dot(settings.upstreams).total_seconds()
         self._live: dict[str, asyncio.Future[Result]] = {}
 
     async def attempt(
@@ -117,10 +123,11 @@ class Dispatch:
                 else:
                     connection = await self._in_time(held, until)
                 connection.begin(outgoing[0].copy)
+            last = self._monotonic() + self._before_dot
             claimed = await self._store.claim(ruling.intake)
             if not claimed.stale and not any(f.fate in ELSEWHERE for f in claimed.fates):
                 fates = claimed.fates
-                turn.begin(mail, ruling, fates)
+                turn.begin(mail, ruling, fates, last)
                 return await self._finish(mail, ruling, outgoing, turn, connection, held)
             if connection is not None:
                 await connection.abandon()
@@ -161,22 +168,29 @@ class Dispatch:
         mail = turn.mail
         if mail is None:
             return set()
-        held, owe = dict(turn.held), turn.owe()
+        held, owe, wait = dict(turn.held), turn.owe(), tuple(turn.put_off.values())
         notice = await self._notices.about(mail, turn.lost())
-        if not held and not owe and notice is None:
+        if not held and not owe and not wait and notice is None:
             return set()
         settlement = Settlement(
             outcomes=tuple(outcome for outcome, _ in held.values()),
             owe=owe,
-            body=body_of(mail) if owe else None,
+            wait=wait,
+            body=body_of(mail) if owe or wait else None,
             notice=notice,
             at=self._clock(),
         )
-        owed = await self._store.settle(settlement)
-        turn.owed(held)
-        if owe:
+        ours = set(await self._store.settle(settlement))
+        taken = turn.owed(held, ours, _BUSY)
+        if self._settings.delivery.ambiguous == "hold":
+            for n, (outcome, _) in held.items():
+                if outcome.result is Result.UNKNOWN and outcome.row in ours:
+                    log.message_held(ref=mail.ref, n=n)
+        if owe or wait:
             self._outbox.ring()
-        return set(owed)
+        if taken and notice is not None:
+            return ours | await self.owe(turn)  # who else gets nothing is told all the same
+        return ours
 
     def counted(self, mail: Mail, turn: Turn) -> list[Ending]:
         """The endings of all recipients; what is owed counts when it ends."""
@@ -255,7 +269,7 @@ class Dispatch:
         `in_hand` is the connection since before C1, with the copy begun, or nothing.
         """
         line, connection = in_hand
-        meant = _Meant(send, committed_at)
+        meant = _Meant(send, committed_at, turn.last)
 
         async def ready() -> bool:
             return await self._still_meant(mail, meant, turn)
@@ -304,7 +318,8 @@ class Dispatch:
 
     def _old(self, meant: _Meant) -> bool:
         hold = self._settings.delivery.attempt_hold.total_seconds()
-        return self._monotonic() - meant.decided_at > hold
+        now = self._monotonic()
+        return now - meant.decided_at > hold or now > meant.last
 
     async def _still_meant(self, mail: Mail, meant: _Meant, turn: Turn) -> bool:
         """Whether a copy may leave as it is: decided lately, or now again (delivery.md 7).
@@ -317,6 +332,7 @@ class Dispatch:
         if turn.promised:
             return False
         before = meant.copy
+        meant.last = self._monotonic() + self._before_dot
         kept = await self._decide_again(mail, before, turn)
         meant.decided_at = self._monotonic()
         meant.nobody = kept is None
@@ -380,8 +396,20 @@ class Dispatch:
         mail = turn.mail
         if mail is not None and (turn.promised or (turn.taken and turn.ours)):
             await self._patiently("settle", mail, lambda: self.owe(turn))
-        elif turn.held:
+        elif turn.held and self._monotonic() <= turn.last:
             self._store.record_later([outcome for outcome, _ in turn.held.values()])
+        elif turn.held:
+            # Another process may have taken the attempts over, and 5xx is a promise too.
+            await self._late(turn)
+
+    async def _late(self, turn: Turn) -> None:
+        outcomes = [outcome for outcome, _ in turn.held.values()]
+        try:
+            ours = await self._store.record(outcomes)
+        except StoreUnavailable:
+            self._store.record_later(outcomes)
+            ours = []
+        turn.taken_away(ours, _BUSY)
 
     async def _patiently(
         self, operation: str, mail: Mail, write: Callable[[], Awaitable[object]]

@@ -23,7 +23,7 @@ from policy.model import Category, Decision, Reason, Verdict
 from proxy import log
 from proxy.config import Settings
 from proxy.delivery.one_click import Answer, OneClick, Outcome
-from proxy.delivery.schedule import Schedule
+from proxy.delivery.schedule import schedule
 from proxy.envelope import Envelope, Submitter
 from proxy.errors import StoreDown, StoreError
 from proxy.keys import Keys
@@ -95,7 +95,7 @@ class Forwarder:
         self._chance = chance
         self._poll = poll
         delivery = settings.delivery
-        self._schedule = Schedule(delivery.retry_first, delivery.retry_longest)
+        self._schedule = schedule(delivery.retry_first, delivery.retry_longest, {})
         self._own_host = urlsplit(settings.http.public_url).hostname
         self._running: dict[int, tuple[str, asyncio.Task[None]]] = {}
         self._stop = asyncio.Event()

@@ -225,7 +225,8 @@ class Gate:
     async def _relay(self, mail: Mail, until: float, turn: Turn) -> list[Ending]:
         for _ in range(ROUNDS):
             ruling = await self._judge.rule(mail, self._store)
-            if mail.stream.delivery == "queued":
+            listener = mail.envelope.submitter.listener
+            if self._settings.delivery_of(mail.stream, listener) == "queued":
                 endings = await self._queue(mail, ruling, until)
             else:
                 outgoing = copies_of(mail, ruling, self._keys)

@@ -394,6 +394,16 @@ def message_attempted(*, ref: str, n: int, result: str, stage: str) -> None:
     )
 
 
+def message_held(*, ref: str, n: int) -> None:
+    """Nobody knows whether owed mail left, and `delivery.ambiguous` leaves it to a person."""
+    _limited("warning", "message.held", (), _REFUSALS, ref=ref, n=n)
+
+
+def attempts_recovered(*, count: int) -> None:
+    """Attempts were ended as unknown because their process died or let its lease run out."""
+    _out.warning("attempts.recovered", count=count)
+
+
 def message_answered(*, ref: str, first: str) -> None:
     """A retry of mail relayed before, answered from the journal; `first` is its reference."""
     _limited("info", "message.answered", (), _ROUTINE, ref=ref, first=first)

@@ -17,9 +17,10 @@ from policy.model import Category
 from proxy import log
 from proxy.answer import End
 from proxy.config import Settings
+from proxy.config.timing import before_the_dot
 from proxy.copies import Outgoing
 from proxy.delivery.outbox import Tried
-from proxy.delivery.schedule import Schedule
+from proxy.delivery.schedule import schedule
 from proxy.delivery.upstream import Connection, Given, Pool
 from proxy.errors import StoreDown, StoreError, StoreUnavailable, UpstreamUnavailable
 from proxy.judge import Asked, Case, Judge
@@ -151,7 +152,13 @@ class Resender:
         self._chance = chance
         self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
         delivery = settings.delivery
-        self._schedule = Schedule(delivery.retry_first, delivery.retry_longest)
+        self._hold = delivery.attempt_hold.total_seconds()
+        self._before_dot = before_the_dot(settings.upstreams).total_seconds()
+        first, longest = delivery.retry_first, delivery.retry_longest
+        self._schedules = {
+            "": schedule(first, longest, {}),
+            **{u.name: schedule(first, longest, u.retry) for u in settings.upstreams},
+        }
 
     async def attempt(self, due: Due) -> Tried:
         """One try of a row that waits; raises nothing but `StoreDown`."""
@@ -173,7 +180,8 @@ class Resender:
     def next_try(self, mail: Mail, attempts: int, given: Given) -> datetime:
         """When owed mail is tried again after its `attempts`-th try ended so."""
         received = mail.envelope.received_at
-        return self._schedule.after(
+        of_upstream = self._schedules.get(given.upstream, self._schedules[""])
+        return of_upstream.after(
             self._clock(),
             attempts,
             given.result,
@@ -188,6 +196,8 @@ class Resender:
             last = f"; the last answer was: {owed.reply}" if owed.reply else ""
             await self._drop(owed, f"451 4.4.7 not delivered in time{last}")
             return Tried.DONE
+        if owed.state is State.HELD:
+            return Tried.DONE  # a person decides
         mail = await self._owing.read(owed)
         if isinstance(mail, Reply):
             await self._refused(owed, mail)
@@ -200,10 +210,11 @@ class Resender:
             connection = await held.enter_async_context(self._pool.connection())
             for _ in range(_ROUNDS):
                 [case], high = await self._judge.again(mail, [asked], self._store)
+                dot_by = self._monotonic() + self._before_dot
                 taken = await self._store.take(await self._decided(owed, mail, case, high))
                 if not taken.stale:
                     [fate] = taken.fates
-                    await self._follow(mail, case, fate, connection)
+                    await self._follow(mail, case, fate, connection, dot_by)
                     return Tried.DONE
         raise StoreUnavailable("newer events overtook every decision")
 
@@ -229,7 +240,7 @@ class Resender:
         )
 
     async def _follow(
-        self, mail: Mail, case: Case, fate: RowFate, connection: Connection
+        self, mail: Mail, case: Case, fate: RowFate, connection: Connection, dot_by: float
     ) -> None:
         if fate.fate is Fate.BUSY:
             return
@@ -240,21 +251,20 @@ class Resender:
         if fate.fate is Fate.CLAIMED:
             if fate.ambiguous_retry:
                 self._telemetry.ambiguous_retry()
-            given = await self._send(mail, case, fate, connection)
+            given = await self._send(mail, case, fate, connection, dot_by)
             await self._settle(mail, case, fate, given)
         elif case.state is State.BLOCKED:
             self._telemetry.message(mail.stream.id, End.BLOCKED.value)
 
     async def _send(
-        self, mail: Mail, case: Case, fate: RowFate, connection: Connection
+        self, mail: Mail, case: Case, fate: RowFate, connection: Connection, dot_by: float
     ) -> Given:
-        """The attempt is durable: dot, unless its decision has grown old by then."""
-        claimed_at = self._monotonic()
-        hold = self._settings.delivery.attempt_hold.total_seconds()
+        """The attempt is durable: dot, unless its decision has grown old by then, or its lease."""
+        until = min(self._monotonic() + self._hold, dot_by)
         send = Outgoing(case.copy, mail, (case,), self._keys, {case.n: fate})
 
         async def young() -> bool:
-            return self._monotonic() - claimed_at <= hold
+            return self._monotonic() <= until
 
         try:
             connection.begin(send.copy)
@@ -289,6 +299,8 @@ class Resender:
             else self.next_try(mail, fate.attempt, given),
         )
         log.message_attempted(ref=mail.ref, n=case.n, result=given.result, stage=given.stage)
+        if given.result is Result.UNKNOWN and self._settings.delivery.ambiguous == "hold":
+            log.message_held(ref=mail.ref, n=case.n)
         if given.result is not Result.PERMANENT:
             self._store.record_later([outcome])
             if given.result is Result.ACCEPTED:
@@ -305,8 +317,8 @@ class Resender:
             tried_at=now,
         )
         notice = await self._notices.about(mail, [lost])
-        await self._store.settle(Settlement(outcomes=(outcome,), notice=notice, at=now))
-        self._telemetry.message(mail.stream.id, End.FAILED.value)
+        if await self._store.settle(Settlement(outcomes=(outcome,), notice=notice, at=now)):
+            self._telemetry.message(mail.stream.id, End.FAILED.value)
 
     async def _refused(self, owed: Owed, reply: Reply) -> None:
         """Today's configuration refuses the mail as a whole."""

@@ -6,7 +6,7 @@ the reply: where somebody's copy was taken the answer is 250, and the others are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -36,8 +36,10 @@ class Turn:
     """Empty until C1 is durable (`begin`).
 
     `open` are the attempts without a result; `held` the outcomes that are not written yet;
+    `put_off` the rows of those whom a decision deferred, each with the time until which;
     `promised` that the client may have been told `250 queued`; `closing` that the last results are
-    being written.
+    being written; `last` the instant, of a monotonic clock, until which the attempts are ours for
+    sure.
     """
 
     mail: Mail | None = None
@@ -47,14 +49,22 @@ class Turn:
     held: dict[int, tuple[Outcome, Lost | None]] = field(default_factory=dict)
     ends: dict[int, Ending] = field(default_factory=dict)
     stopped: list[Lost] = field(default_factory=list)
+    put_off: dict[int, tuple[int, datetime]] = field(default_factory=dict)
     promised: bool = False
     closing: bool = False
+    last: float = float("inf")
 
-    def begin(self, mail: Mail, ruling: Ruling, fates: Sequence[RowFate]) -> None:
+    def begin(
+        self, mail: Mail, ruling: Ruling, fates: Sequence[RowFate], last: float = float("inf")
+    ) -> None:
         """C1 is durable, with these fates."""
-        self.mail, self.ruling = mail, ruling
+        self.mail, self.ruling, self.last = mail, ruling, last
         self.fates = {fate.n: fate for fate in fates}
         self.open = {fate.n: fate for fate in fates if fate.fate is Fate.CLAIMED}
+        for case in ruling.cases:
+            fate, until = self.fates[case.n], case.decision.until or ruling.intake.at
+            if fate.fate is Fate.RECORDED and _defers(case):
+                self.put_off[case.n] = fate.row, until
         self.stopped = [
             lost_by(case)
             for case in ruling.cases
@@ -103,6 +113,9 @@ class Turn:
                 self.ends[case.n] = Ending(case.end, case.reply, ref)
                 if case.end is End.BLOCKED:
                     self.stopped.append(lost_by(case))
+                elif self.ruling is not None:
+                    until = case.decision.until or self.ruling.intake.at
+                    self.put_off[case.n] = fate.row, until
             elif fate.fate is not Fate.CLAIMED:  # taken from us: send nothing
                 self.ends[case.n] = Ending(End.RETURNED, busy, ref)
             else:
@@ -113,7 +126,7 @@ class Turn:
     @property
     def ours(self) -> bool:
         """Whether a 250 may rest on us: nobody's mail is the client's to try again."""
-        return not any(end.end in (End.DEFERRED, End.RETURNED) for n, end in self._unheld())
+        return not any(end.end is End.RETURNED for _, end in self._unheld())
 
     @property
     def taken(self) -> bool:
@@ -132,12 +145,33 @@ class Turn:
         """Who gets nothing, as far as is known."""
         return [*self.stopped, *(lost for _, lost in self.held.values() if lost is not None)]
 
-    def owed(self, written: Mapping[int, tuple[Outcome, Lost | None]]) -> None:
-        """What was held is written, and what is not final of it waits in the outbox."""
+    def owed(
+        self, written: Mapping[int, tuple[Outcome, Lost | None]], ours: Container[int], busy: str
+    ) -> bool:
+        """What was held is written, and what is not final of it waits in the outbox: the rows
+        `ours`.
+
+        The others were taken from us before: whoever has them tells how they end, so they are the
+        client's to ask for again. Whether there are such.
+        """
+        taken = False
         for n, (outcome, _) in written.items():
-            if outcome.result not in _FINAL:
+            if outcome.row not in ours:
+                self.ends[n] = Ending(End.RETURNED, busy, self.fates[n].ref)
+                taken = True
+            elif outcome.result not in _FINAL:
                 self.ends[n] = Ending(End.QUEUED, "", self.fates[n].ref)
             self.held.pop(n, None)
+        for n, (row, _) in self.put_off.items():
+            if row in ours:
+                self.ends[n] = Ending(End.QUEUED, "", self.fates[n].ref)
+        return taken
+
+    def taken_away(self, ours: Container[int], busy: str) -> None:
+        """What was held is written, but only the rows `ours` ended so."""
+        for n, (outcome, _) in self.held.items():
+            if outcome.row not in ours:
+                self.ends[n] = Ending(End.RETURNED, busy, self.fates[n].ref)
 
     def endings(self) -> list[Ending]:
         """How each recipient's mail ended, in order; what is still open counts as queued."""
@@ -167,6 +201,10 @@ class Turn:
         if case.state is State.RETURNED and case.decision.verdict is not Verdict.DEFER:
             return Ending(End.BLOCKED, case.reply, self.mail.ref)
         return Ending(case.end, case.reply, self.mail.ref)
+
+
+def _defers(case: Case) -> bool:
+    return case.state is State.RETURNED and case.decision.verdict is Verdict.DEFER
 
 
 def _failed(case: Case, given: Given, at: datetime) -> Lost | None:

@@ -64,6 +64,7 @@ async def open_ledger(config: Path | None, *, create: bool = False) -> AsyncIter
         instance="",
         owner=False,
         create=create,
+        keys=keys.fingerprint,
     )
     try:
         yield Ledger(settings, keys, store)

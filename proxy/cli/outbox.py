@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from proxy.store.model import State
 
 if TYPE_CHECKING:
     from proxy.cli.ledger import Ledger
@@ -23,7 +27,7 @@ app = typer.Typer(
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="The TOML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Refs = Annotated[list[str] | None, typer.Argument(help="References, as in replies.")]
-All = Annotated[bool, typer.Option("--all", help="Everything that waits.")]
+All = Annotated[bool, typer.Option("--all", help="All that there is of it.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="At most so many recipients.")]
 
 
@@ -41,14 +45,29 @@ def show(ref: str, config: Config = None, json: Json = False) -> None:
 
 @app.command()
 def retry(refs: Refs = None, all_: All = False, config: Config = None, json: Json = False) -> None:
-    """Try again now; the decision is taken again, as at every attempt."""
-    asyncio.run(_move(refs or [], all_, config, json, drop=False))
+    """Try what waits now; the decision is taken again, as at every attempt.
+
+    Held mail only by its reference.
+    """
+    states = (State.WAITING,) if all_ else (State.WAITING, State.HELD)
+    asyncio.run(_move("due", states, refs or [], all_, config, json))
+
+
+@app.command()
+def release(
+    refs: Refs = None, all_: All = False, config: Config = None, json: Json = False
+) -> None:
+    """Send held mail after all: it may arrive twice, as nobody knows whether it left."""
+    asyncio.run(_move("released", (State.HELD,), refs or [], all_, config, json))
 
 
 @app.command()
 def drop(refs: Refs = None, all_: All = False, config: Config = None, json: Json = False) -> None:
-    """Give up what waits: it ends `failed`, and its submitter is told where that is due."""
-    asyncio.run(_move(refs or [], all_, config, json, drop=True))
+    """Give up what waits or is held: it ends `failed`, and its submitter is told where that is
+    due.
+    """
+    states = (State.WAITING, State.HELD)
+    asyncio.run(_move("dropped", states, refs or [], all_, config, json))
 
 
 @app.command()
@@ -170,13 +189,17 @@ async def _list(ref: str, config: Path | None, json: bool, limit: int) -> None:
 
 
 async def _move(
-    refs: list[str], all_: bool, config: Path | None, json: bool, *, drop: bool
+    done: str,
+    states: Collection[State],
+    refs: list[str],
+    all_: bool,
+    config: Path | None,
+    json: bool,
 ) -> None:
     import orjson
 
     from proxy.cli.ledger import open_ledger
     from proxy.clock import utc_now
-    from proxy.store.model import State
 
     if bool(refs) is all_:
         raise typer.BadParameter("name references, or --all")
@@ -184,12 +207,14 @@ async def _move(
         rows: list[OutboxRow] = []
         for ref in [""] if all_ else [_plain(ref) for ref in refs]:
             rows += await ledger.store.outbox(ref=ref, limit=1_000_000)
-        waiting = [row for row in rows if row.state is State.WAITING]
-        if drop:
-            moved = await _drop(ledger, [row.row for row in waiting])
+        chosen = [row.row for row in rows if row.state in states]
+        if done == "dropped":
+            moved = await _drop(ledger, chosen)
         else:
-            moved = await ledger.store.hasten([row.row for row in waiting], utc_now())
-    data = {"dropped" if drop else "due": moved, "under_way": len(rows) - len(waiting)}
+            moved = await ledger.store.hasten(chosen, utc_now())
+    others = Counter(row.state for row in rows if row.state not in states)
+    data = {done: moved, "under_way": others[State.ATTEMPTING]}
+    data |= {s.value: n for s, n in sorted(others.items()) if s is not State.ATTEMPTING}
     if json:
         typer.echo(orjson.dumps(data).decode())
     else:

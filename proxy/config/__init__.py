@@ -178,4 +178,11 @@ def _settings(draft: Draft, sections: Sections) -> Settings:
         values["streams"] = (*values["streams"], implicit)
     settings = Settings(**values)
     settings._source = draft.path
+    own = {f"streams.{n}.delivery": s.id for n, s in enumerate(settings.streams)}
+    written = {f"{key}.{name}" for key, _, table in layers.tables(draft.raw) for name in table}
+    settings._own_delivery = frozenset(
+        id_
+        for key, id_ in own.items()
+        if key in written and draft.sources.get(key) != "delivery.mode"
+    )
     return settings

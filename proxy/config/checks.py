@@ -30,6 +30,7 @@ from proxy.config.models import (
 )
 from proxy.config.secrets import usable_hash
 from proxy.config.signing import algorithm_of, organisational, owners, read_private_key
+from proxy.config.timing import before_the_dot
 from proxy.config.values import is_loopback
 from proxy.errors import KeysError
 
@@ -345,6 +346,10 @@ def _delivery(parts: Parts) -> Iterator[Finding]:
         yield key, "is shorter than delivery.expiry", remedy
     if delivery.dedupe_window < timedelta(hours=1):
         yield key, "is shorter than an hour", "clients retry for days; 5d is the default"
+    if parts.upstreams and delivery.attempt_hold > before_the_dot(parts.upstreams.values()):
+        what = "is longer than every upstream's time-outs of the stages before the dot together"
+        remedy = "shorten it: by then another process may have taken the attempt over"
+        yield "delivery.attempt_hold", what, remedy
     if retention is not None and delivery.dedupe_window > retention.evidence:
         remedy = "a copy can only be known again while its record is kept"
         yield key, "is longer than retention.evidence", remedy

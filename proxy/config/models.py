@@ -27,6 +27,7 @@ from pydantic import (
 from policy.model import Category, Overlay, Purpose, SimilarGroup
 from proxy.config.overlay import CapText, HoursText, Terms, ZoneName, overlay
 from proxy.config.signing import ALGORITHMS, Algorithm, Covered, Instant, Selector
+from proxy.config.timing import Retry
 from proxy.config.values import (
     BaseUrl,
     Bool,
@@ -106,6 +107,7 @@ class Listener(Table):
     bare_newline: Literal["refuse", "normalise"] = "refuse"
     stream: Id | None = None
     may_set_stream: Bool = False
+    delivery: DeliveryMode | None = None
 
     @property
     def host(self) -> str:
@@ -132,9 +134,13 @@ class Upstream(Table):
     messages_per_connection: Count = 100
     idle_timeout: Duration = timedelta(seconds=30)
     connect_timeout: Duration = timedelta(seconds=30)
+    greeting_timeout: Duration = timedelta(seconds=300)
     command_timeout: Duration = timedelta(seconds=300)
-    data_timeout: Duration = timedelta(seconds=180)
+    rcpt_timeout: Duration = timedelta(seconds=300)
+    data_timeout: Duration = timedelta(seconds=120)
+    block_timeout: Duration = timedelta(seconds=180)
     final_timeout: Duration = timedelta(seconds=600)
+    retry: Retry = Field(default={}, validate_default=True)
     upstream_signs: Bool = False
     dkim_keys: Annotated[tuple[Algorithm, ...], AfterValidator(_some)] = ALGORITHMS
     dkim_omit: tuple[Covered, ...] = ()
@@ -351,6 +357,8 @@ class Delivery(Table):
     attempt_hold: Duration = timedelta(seconds=5)
     retry_first: Duration = timedelta(minutes=1)
     retry_longest: Duration = timedelta(hours=1)
+    ambiguous: Literal["retry", "hold"] = "retry"
+    lease_margin: Duration = timedelta(seconds=60)
     outbox_messages: Count = 100_000
     outbox_age: Duration | None = None
     outbox_free: Size = 64 * 1024 * 1024
@@ -438,6 +446,7 @@ class Settings(Table):
     _streams: dict[str, Stream] = PrivateAttr(default_factory=dict)
     _domains: dict[str, tuple[Stream, ...]] = PrivateAttr(default_factory=dict)
     _credentials: dict[str, Credential] = PrivateAttr(default_factory=dict)
+    _own_delivery: frozenset[str] = PrivateAttr(default=frozenset())
 
     def model_post_init(self, context: object, /) -> None:
         """Build the look-ups that every message uses."""
@@ -464,6 +473,14 @@ class Settings(Table):
     def find_stream(self, id_: str) -> Stream | None:
         """The stream of an id that came from outside, None if there is none."""
         return self._streams.get(id_)
+
+    def delivery_of(self, stream: Stream, listener: str) -> DeliveryMode:
+        """The mode of a stream's mail that came in at `listener`: the stream's own, the listener's,
+        else that of `[delivery]`."""
+        if stream.id in self._own_delivery:
+            return stream.delivery
+        own = (x.delivery for x in self.listeners if x.address == listener and x.delivery)
+        return next(own, stream.delivery)
 
     def streams_of_domain(self, name: str) -> tuple[Stream, ...]:
         """Streams that list this domain (lower-case A-labels), in order, all of one sender.

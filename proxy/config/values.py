@@ -45,7 +45,8 @@ def control_character(text: str) -> str:
     return f"U+{ord(found.group()):04X}" if found else ""
 
 
-def _duration(value: object) -> timedelta:
+def duration(value: object) -> timedelta:
+    """`"90s"` and the like. Raises `wrong`, a `ValueError`."""
     if isinstance(value, timedelta):
         return value
     match = re.fullmatch(r"(\d{1,9})(ms|s|m|h|d)", value) if isinstance(value, str) else None
@@ -228,7 +229,7 @@ def _freeze(value: Mapping[str, Any]) -> Mapping[str, Any]:
 Bool = StrictBool
 Count = Annotated[StrictInt, Field(ge=1)]
 Text = Annotated[StrictStr, AfterValidator(_not_empty)]
-Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
+Duration = Annotated[timedelta, BeforeValidator(duration), AfterValidator(_positive)]
 Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 Trusted = Annotated[Network, BeforeValidator(_network)]
 HostPort = Annotated[str, BeforeValidator(_address)]

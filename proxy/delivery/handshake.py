@@ -57,9 +57,15 @@ class UpstreamLike(Protocol):
     @property
     def connect_timeout(self) -> timedelta: ...
     @property
+    def greeting_timeout(self) -> timedelta: ...
+    @property
     def command_timeout(self) -> timedelta: ...
     @property
+    def rcpt_timeout(self) -> timedelta: ...
+    @property
     def data_timeout(self) -> timedelta: ...
+    @property
+    def block_timeout(self) -> timedelta: ...
     @property
     def final_timeout(self) -> timedelta: ...
 
@@ -124,7 +130,8 @@ class _Talk:
         self.stage = "greeting"
 
     async def greeting(self) -> None:
-        answer = await self._channel.reply(self._timeout)
+        limit = self._upstream.greeting_timeout.total_seconds()
+        answer = await self._channel.reply(limit)
         if answer.code != 220:
             raise self._refused(answer)
 

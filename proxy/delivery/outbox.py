@@ -24,7 +24,8 @@ from proxy.store.model import Due, Store, Unfinished
 #: Seconds between two looks for what is due, when nobody rings.
 POLL = 0.25
 
-#: Seconds between two counts of what is unfinished.
+#: Seconds between two counts of what is unfinished, each after a look for attempts whose owner is
+#: gone.
 _COUNT = 5.0
 
 #: Rows looked at for each that can be tried now, so that streams can take turns.
@@ -74,14 +75,18 @@ class OutboxState:
         self._bell.clear()
 
     def measure(self, seen: Unfinished, now: datetime) -> float:
-        """Take note; the age of the oldest in seconds."""
+        """Take note; the age of the oldest in seconds.
+
+        Mail that a person holds back says nothing of how delivery goes, so it is no reason to
+        refuse more.
+        """
         self._count = sum(seen.counts.values())
-        self._age = max(0.0, (now - seen.oldest).total_seconds()) if seen.oldest else 0.0
+        self._age = _age(seen.oldest_open, now)
         try:
             self._free = shutil.disk_usage(self._data_dir).free
         except OSError:
             self._free = None
-        return self._age
+        return _age(seen.oldest, now)
 
     def refusal(self) -> Reply | None:
         """The reply to `MAIL` while the outbox may not grow; None while it may."""
@@ -128,6 +133,7 @@ class Outbox:
             try:
                 if loop.time() - counted >= _COUNT:
                     counted = loop.time()
+                    await self._recover()
                     await self._measure()
                 if self._pause:
                     await asyncio.sleep(self._pause)
@@ -154,6 +160,10 @@ class Outbox:
         self._state.ring()
         while self._running:
             await asyncio.wait(set(self._running.values()))
+
+    async def _recover(self) -> None:
+        if count := await self._store.recover():
+            log.attempts_recovered(count=count)
 
     async def _measure(self) -> None:
         seen = await self._store.unfinished()
@@ -182,6 +192,10 @@ class Outbox:
             else:
                 self._pause = 0.0
                 self._state.ring()
+
+
+def _age(then: datetime | None, now: datetime) -> float:
+    return max(0.0, (now - then).total_seconds()) if then else 0.0
 
 
 def take_turns(due: Iterable[Due]) -> list[Due]:

@@ -62,7 +62,8 @@ class Given:
     `reply` is one line of printable ASCII with its code: the upstream's own verbatim (several lines
     joined by ` / `), or ours (`451 4.4.x`, `55x`) where the upstream gave none. `stage` is local,
     connect, tls, greeting, ehlo, starttls, auth, rset, mail, rcpt, data, content or dot. `remote`
-    is the host (name or address) of the upstream whose reply it is, "" where none answered.
+    is the host (name or address) of the upstream whose reply it is, "" where none answered;
+    `upstream` the configured name of the one that was tried, "" for none.
     """
 
     result: Result
@@ -70,6 +71,7 @@ class Given:
     reply: str
     stage: str
     remote: str = field(default="", compare=False)
+    upstream: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:
@@ -120,7 +122,9 @@ class Session:
     ) -> None:
         self._channel = channel
         self._command = upstream.command_timeout.total_seconds()
+        self._rcpt = upstream.rcpt_timeout.total_seconds()
         self._data = upstream.data_timeout.total_seconds()
+        self._block = upstream.block_timeout.total_seconds()
         self._final = upstream.final_timeout.total_seconds()
         self._limit = upstream.messages_per_connection
         self._host = upstream.host
@@ -238,7 +242,7 @@ class Session:
             raise GarbledError(f"{data.code} in reply to DATA")
 
     async def _recipient(self, tx: _Transaction, n: int) -> bool:
-        answer = await self._next(tx, tx.commands[n + 1], "rcpt", self._command)
+        answer = await self._next(tx, tx.commands[n + 1], "rcpt", self._rcpt)
         if answer.kind not in _KINDS:
             raise GarbledError(f"{answer.code} in reply to RCPT")
         if answer.kind != 2 and tx.given[n] is None:
@@ -309,7 +313,7 @@ class Session:
                     if last:
                         self._listen()
                         self._channel.send_all(last, replies=0)
-                        await self._channel.drain(self._data)
+                        await self._channel.drain(self._block)
                     last = [stuffer.feed(await _block(part, start, step))]
         last.append(stuffer.end())
         if ready is not None and not await ready():

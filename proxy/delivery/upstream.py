@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 from proxy.content import Piece
 from proxy.delivery import wire
@@ -169,6 +170,7 @@ class Connection:
         else:
             given = []
         self._asked = self._copy = None
+        given = [replace(one, upstream=self.name) for one in given]
         if copy is asked:
             return given
         rest = iter(given)

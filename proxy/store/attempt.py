@@ -1,4 +1,4 @@
-"""Attempts in SQL: commit C2, deciding again before the dot, and recovery after a crash.
+"""Attempts in SQL: commit C2, what a 250 rests on, and deciding again before the dot.
 
 The state machine of `docs/store.md`; operations on a raw connection, each inside a transaction that
 `group.py` opened.
@@ -17,11 +17,11 @@ from proxy.store.claim import (
     ADD_ATTEMPT,
     ADD_DECISION,
     NEW_STATES,
-    Owner,
     add_notice,
     decision_columns,
 )
 from proxy.store.codec import micros
+from proxy.store.lease import ADD_OUTCOME, END, Holding, Owner
 from proxy.store.model import (
     Fate,
     IntakeResult,
@@ -33,7 +33,7 @@ from proxy.store.model import (
     State,
     Subject,
 )
-from proxy.store.schema import compiled, delivery, inserting, outcome
+from proxy.store.schema import compiled, delivery, outcome, submission
 
 ROW = compiled(
     select(
@@ -56,8 +56,7 @@ _OWE = compiled(
     .values(owed=literal_column("1"))
 )
 _SAME_OUTCOME = compiled(
-    select(literal_column("1"))
-    .select_from(outcome)
+    select(outcome.c.note)
     .where(
         outcome.c.delivery == bindparam("row"),
         outcome.c.attempt == bindparam("attempt"),
@@ -65,23 +64,11 @@ _SAME_OUTCOME = compiled(
         outcome.c.reply == bindparam("reply"),
     )
 )
-_ADD_OUTCOME = inserting(outcome)
-END = compiled(
-    delivery.update()
-    .where(delivery.c.id == bindparam("row"))
-    .values(
-        state=bindparam("state"),
-        reply=bindparam("reply"),
-        maybe_sent=func.max(delivery.c.maybe_sent, bindparam("unknown")),
-        next_try=bindparam("next_try"),
-        ended_at=bindparam("ended_at"),
-    )
-)
 _SETTLE_COPY = compiled(
     delivery.update()
     .where(
         delivery.c.copy_key == bindparam("copy"),
-        delivery.c.state == literal_column("'waiting'"),
+        delivery.c.state.in_([literal_column("'waiting'"), literal_column("'held'")]),
     )
     .values(
         state=literal_column("'relayed'"),
@@ -104,16 +91,36 @@ ATTEMPT_AGAIN = compiled(
         instance=bindparam("instance"),
         epoch=bindparam("epoch"),
         last_attempt_at=bindparam("at"),
+        lease=bindparam("lease"),
     )
 )
-_ORPHANS = compiled(
-    select(delivery.c.id, delivery.c.attempts, delivery.c.owed)
+_RECEIVED_AT = compiled(
+    select(submission.c.received_at)
+    .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
+    .where(delivery.c.id == bindparam("row"))
+)
+#: Another row of the same copy that is under way, or was relayed: nothing of it may wait beside it.
+_others = delivery.alias("others")
+_TAKEN_UP = compiled(
+    select(literal_column("1"))
+    .select_from(_others)
     .where(
-        delivery.c.state == literal_column("'attempting'"),
-        delivery.c.instance == bindparam("instance"),
-        delivery.c.epoch < bindparam("epoch"),
+        _others.c.copy_key == bindparam("copy"),
+        _others.c.id != bindparam("row"),
+        _others.c.state.in_(
+            [literal_column(f"'{s}'") for s in ("attempting", "waiting", "held", "relayed")]
+        ),
     )
-    .order_by(delivery.c.id)
+)
+_WAIT = compiled(
+    delivery.update()
+    .where(delivery.c.id == bindparam("row"))
+    .values(
+        state=literal_column("'waiting'"),
+        owed=literal_column("1"),
+        next_try=bindparam("next_try"),
+        ended_at=literal_column("NULL"),
+    )
 )
 
 
@@ -161,7 +168,7 @@ class Reclaim:
         ):  # fmt: skip
             return RowFate(n=n, fate=Fate.BUSY, row=new.row, attempt=attempts)
         db.execute(
-            _ADD_OUTCOME.sql, (new.row, new.attempt, Result.UNSENT.value, "", self._at, "held")
+            ADD_OUTCOME.sql, (new.row, new.attempt, Result.UNSENT.value, "", self._at, "held")
         )
         decision_id = db.execute(ADD_DECISION.sql, (new.row, *columns)).lastrowid
         if new.state is not State.ATTEMPTING:
@@ -187,7 +194,12 @@ class Reclaim:
         )
         db.execute(
             *ATTEMPT_AGAIN(
-                row=new.row, no=no, instance=owner.instance, epoch=owner.epoch, at=self._at
+                row=new.row,
+                no=no,
+                instance=owner.instance,
+                epoch=owner.epoch,
+                at=self._at,
+                lease=owner.until(),
             )
         )
         return RowFate(
@@ -200,19 +212,8 @@ def _copy_key(db: sqlite3.Connection, row: int) -> str:
     return str(found[6]) if found is not None else ""
 
 
-def _end_state(result: Result, owed: bool) -> State:
-    """The row's state after an attempt that was still its own (delivery.md section 2)."""
-    if result is Result.ACCEPTED:
-        return State.RELAYED
-    if result is Result.PERMANENT:
-        return State.FAILED
-    if owed:
-        return State.WAITING
-    return State.UNKNOWN if result is Result.UNKNOWN else State.RETURNED
-
-
 #: A late 2xx makes these relayed; what else a row became in the meantime stands.
-_OPEN_TO_LATE = (State.UNKNOWN, State.WAITING, State.RETURNED, State.ATTEMPTING)
+_OPEN_TO_LATE = (State.UNKNOWN, State.WAITING, State.HELD, State.RETURNED, State.ATTEMPTING)
 
 
 class Record:
@@ -221,52 +222,62 @@ class Record:
     name = "record"
     rank = 1  # before claims, so that a retry finds the result that this process already has
 
-    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+    def __init__(self, outcomes: Sequence[Outcome], holding: Holding) -> None:
         self.rows = len(outcomes)
         self._outcomes = [(o, micros(o.at)) for o in outcomes]
+        self._holding = holding
 
-    def run(self, db: sqlite3.Connection) -> None:
-        """Each outcome ends its own attempt, or is appended to it as late when it lost its row."""
-        for o, at in self._outcomes:
-            self._end(db, o, at)
+    def run(self, db: sqlite3.Connection) -> list[int]:
+        """Each outcome ends its own attempt, or is appended to it as late when it lost its row.
 
-    def _end(self, db: sqlite3.Connection, o: Outcome, at: int) -> None:
+        The rows whose end it is.
+        """
+        return [o.row for o, at in self._outcomes if self._end(db, o, at)]
+
+    def _end(self, db: sqlite3.Connection, o: Outcome, at: int) -> bool:
         found = db.execute(*ROW(row=o.row)).fetchone()
         if found is None:
             raise LookupError("no such row")
         state, attempts, owed, marketing, sender, exact, copy, *_ = found
         mine = state == State.ATTEMPTING and attempts == o.attempt
+        accepted = o.result is Result.ACCEPTED
         same = _SAME_OUTCOME(row=o.row, attempt=o.attempt, result=o.result.value, reply=o.reply)
-        if not mine and db.execute(*same).fetchone() is not None:
-            return
+        if not mine and (known := db.execute(*same).fetchone()) is not None:
+            return accepted or bool(known[0] == "")
         db.execute(
-            _ADD_OUTCOME.sql,
+            ADD_OUTCOME.sql,
             (o.row, o.attempt, o.result.value, o.reply, at, "" if mine else "late"),
         )
-        accepted = o.result is Result.ACCEPTED
         if mine:
-            end = _end_state(o.result, bool(owed))
+            end = self._holding.end(o.result, bool(owed))
         elif accepted and state in _OPEN_TO_LATE:
             end = State.RELAYED
         else:
-            return
-        waits = end is State.WAITING
+            return accepted
+        open_ = end in (State.WAITING, State.HELD)
         db.execute(
             *END(
                 row=o.row,
                 state=end.value,
                 reply=o.reply,
                 unknown=int(o.result is Result.UNKNOWN),
-                next_try=(micros(o.next_try) if o.next_try else at) if waits else None,
-                ended_at=None if waits else at,
+                next_try=self._due(db, o, end, at) if open_ else None,
+                ended_at=None if open_ else at,
             )
         )
         if accepted:
             db.execute(*_SETTLE_COPY(copy=copy, reply=o.reply, ended_at=at))
             if marketing:
                 db.execute(ledger.MARK_MAIL.sql, (exact, sender, at))
-        if accepted or (owed and not waits):
+        if accepted or (owed and not open_):
             bodies.drop(db, copy)
+        return True
+
+    def _due(self, db: sqlite3.Connection, o: Outcome, end: State, at: int) -> int:
+        if end is State.WAITING:
+            return micros(o.next_try) if o.next_try else at
+        (received_at,) = db.execute(*_RECEIVED_AT(row=o.row)).fetchone()
+        return self._holding.until(received_at)
 
 
 class Settle:
@@ -275,64 +286,56 @@ class Settle:
     name = "settle"
     rank = 1
 
-    def __init__(self, settlement: Settlement, owner: Owner) -> None:
-        if settlement.owe and settlement.body is None:
+    def __init__(self, settlement: Settlement, owner: Owner, holding: Holding) -> None:
+        if (settlement.owe or settlement.wait) and settlement.body is None:
             raise ValueError("what is owed needs a body")
-        self.rows = len(settlement.outcomes) + len(settlement.owe)
+        self.rows = len(settlement.outcomes) + len(settlement.owe) + len(settlement.wait)
         self._settlement = settlement
-        self._record = Record(settlement.outcomes)
+        self._record = Record(settlement.outcomes, holding)
         self._owner = owner
         self._at = micros(settlement.at)
 
     def run(self, db: sqlite3.Connection) -> list[int]:
-        """First what is owed, so that results find it so; then results, then the notice."""
-        owed = [row for row, no in self._settlement.owe if self._owe(db, row, no)]
-        self._record.run(db)
-        if self._settlement.notice is not None:
-            add_notice(db, self._settlement.notice, self._at)
-        return owed
+        """First what is owed, so that results find it so; then results, then the notice.
+
+        A notice that tells of a failure which is not the row's end is not written.
+        """
+        settlement = self._settlement
+        owed = [row for row, no in settlement.owe if self._owe(db, row, no)]
+        owed += [row for row, due in settlement.wait if self._wait(db, row, due)]
+        ended = self._record.run(db)
+        told = {o.row for o in settlement.outcomes if o.result is Result.PERMANENT}
+        if settlement.notice is not None and told.issubset(ended):
+            add_notice(db, settlement.notice, self._at)
+        unowed = {row for row, _ in settlement.owe}.difference(owed)
+        return [*owed, *(row for row in ended if row not in unowed and row not in owed)]
 
     def _owe(self, db: sqlite3.Connection, row: int, no: int) -> bool:
         found = db.execute(*ROW(row=row)).fetchone()
         if found is None:
             raise LookupError("no such row")
-        state, attempts, *_, instance, epoch, submission = found
+        state, attempts, owed, *_, instance, epoch, submission = found
         now, mine = (state, attempts, instance, epoch), self._owner
         kept = self._settlement.body
         if kept is None or now != (State.ATTEMPTING, no, mine.instance, mine.epoch):
-            return False
+            return bool(owed)  # ours to finish since before: the mail is kept, whatever it became
         bodies.add(db, submission, kept)
         db.execute(*_OWE(row=row))
         return True
 
-
-class Recover:
-    """End the attempts of older runs of this instance: nobody knows whether their copies left."""
-
-    name = "recover"
-    rank = 3
-    rows = 0
-
-    def __init__(self, owner: Owner, at: datetime) -> None:
-        self._owner = owner
-        self._at = micros(at)
-
-    def run(self, db: sqlite3.Connection) -> int:
-        """How many were ended. Safe to repeat."""
-        self._owner.check(db)
-        orphans = db.execute(
-            *_ORPHANS(instance=self._owner.instance, epoch=self._owner.epoch)
-        ).fetchall()
-        for id_, no, owed in orphans:
-            db.execute(_ADD_OUTCOME.sql, (id_, no, Result.UNKNOWN.value, "", self._at, "recovered"))
-            db.execute(
-                *END(
-                    row=id_,
-                    state=_end_state(Result.UNKNOWN, bool(owed)).value,
-                    reply="",
-                    unknown=1,
-                    next_try=self._at if owed else None,
-                    ended_at=None if owed else self._at,
-                )
-            )
-        return len(orphans)
+    def _wait(self, db: sqlite3.Connection, row: int, due: datetime) -> bool:
+        """Owe a recipient whom the decision deferred."""
+        found = db.execute(*ROW(row=row)).fetchone()
+        if found is None:
+            raise LookupError("no such row")
+        state, _, owed, *_, copy, _, _, _, submission = found
+        kept = self._settlement.body
+        if (
+            kept is None
+            or state != State.RETURNED
+            or db.execute(*_TAKEN_UP(copy=copy, row=row)).fetchone() is not None
+        ):
+            return bool(owed)
+        bodies.add(db, submission, kept)
+        db.execute(*_WAIT(row=row, next_try=micros(due)))
+        return True

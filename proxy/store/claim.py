@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from sqlalchemy import bindparam, select
 
 from policy.model import Decision
-from proxy.errors import StoreDown
-from proxy.store import bodies, counting, ledger, schema
+from proxy.store import bodies, counting, ledger
 from proxy.store.codec import array, basis_json, day_or_instant, micros, to_json
+from proxy.store.lease import Owner
 from proxy.store.model import (
     Fate,
     Intake,
@@ -37,9 +37,6 @@ from proxy.store.schema import (
     submission,
 )
 
-_EPOCH = compiled(
-    select(schema.instance.c.epoch).where(schema.instance.c.id == bindparam("instance"))
-)
 _PRIOR = compiled(
     select(
         delivery.c.copy_key,
@@ -80,20 +77,6 @@ NEW_STATES = (State.ATTEMPTING, State.BLOCKED, State.RETURNED)
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Who attempts: one run of one instance. A later run has a higher epoch."""
-
-    instance: str
-    epoch: int
-
-    def check(self, db: sqlite3.Connection) -> None:
-        """Raise `StoreDown` when a later run of this instance has begun: send no more."""
-        row = db.execute(*_EPOCH(instance=self.instance)).fetchone()
-        if row is None or row[0] != self.epoch:
-            raise StoreDown("another process has taken over this instance")
-
-
-@dataclass(frozen=True, slots=True)
 class _Prior:
     """An earlier row of the same copy."""
 
@@ -116,7 +99,7 @@ def _dedupe(n: int, prior: Sequence[_Prior], dedupe_from: int, owner: Owner) -> 
         if p.state == State.RELAYED and recent:
             return RowFate(n=n, fate=Fate.ANSWERED, ref=p.ref, reply=p.reply)
     for p in prior:
-        if p.state == State.WAITING or (p.state == State.ATTEMPTING and p.owed):
+        if p.state in (State.WAITING, State.HELD) or (p.state == State.ATTEMPTING and p.owed):
             return RowFate(n=n, fate=Fate.QUEUED, ref=p.ref, reply=p.reply)
         if p.state == State.ATTEMPTING:
             if (p.instance, p.epoch) != (owner.instance, owner.epoch):
@@ -205,7 +188,9 @@ def add_row(
 ) -> RowFate:
     """A new row with its decision, and its attempt if it is `attempting`."""
     attempting, waiting = row.state is State.ATTEMPTING, row.state is State.WAITING
-    instance, epoch = (owner.instance, owner.epoch) if attempting and owner else (None, None)
+    instance, epoch, lease = None, None, None
+    if attempting and owner is not None:
+        instance, epoch, lease = owner.instance, owner.epoch, owner.until()
     s = row.subject
     id_ = db.execute(
         _ADD_DELIVERY.sql,
@@ -214,7 +199,7 @@ def add_row(
             int(row.marketing), row.state.value, int(waiting), maybe_sent, int(attempting),
             instance, epoch, at if attempting else None,
             (micros(row.next_try) if row.next_try else at) if waiting else None, row.reply,
-            None if attempting or waiting else at,
+            None if attempting or waiting else at, lease,
         ),
     ).lastrowid or 0  # fmt: skip
     decision_id = db.execute(ADD_DECISION.sql, (id_, *columns)).lastrowid

@@ -288,11 +288,13 @@ class Settlement:
     """One transaction before a 250 for several: results, what is owed from here on, its notice.
 
     `owe` are (row, attempt) that are still under way: with `body` they become owed first, so that
-    a result that is not final leaves them waiting.
+    a result that is not final leaves them waiting. `wait` are rows that the decision deferred, each
+    with the time until which: with `body` they are owed and wait.
     """
 
     outcomes: tuple[Outcome, ...] = ()
     owe: tuple[tuple[int, int], ...] = ()
+    wait: tuple[tuple[int, datetime], ...] = ()
     body: Body | None = None
     notice: Notice | None = None
     at: datetime
@@ -300,7 +302,7 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A row that waits and may be tried: who it is for and how often it was tried."""
+    """A row that waits and may be tried, or that was held until it expired."""
 
     row: int
     attempts: int
@@ -325,6 +327,7 @@ class Owed:
     reply: str
     submission: Submission
     body: Body
+    state: State = State.WAITING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,10 +425,14 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
-    """How many rows are unfinished in each state, and when the oldest owed one was received."""
+    """How many rows are unfinished in each state, and when the oldest was received.
+
+    `oldest_open` is that of those that no person holds back.
+    """
 
     counts: Mapping[str, int]
     oldest: datetime | None
+    oldest_open: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -525,8 +532,8 @@ class Store(Protocol):
         """Decide again for claimed rows of this process; stale as in `claim`."""
         ...
 
-    async def record(self, outcomes: Sequence[Outcome]) -> None:
-        """Commit C2, awaited."""
+    async def record(self, outcomes: Sequence[Outcome]) -> list[int]:
+        """Commit C2, awaited; the rows that ended so. The others had been taken from us before."""
         ...
 
     def record_later(self, outcomes: Sequence[Outcome]) -> None:
@@ -534,15 +541,18 @@ class Store(Protocol):
         ...
 
     async def settle(self, settlement: Settlement) -> list[int]:
-        """Results, bodies and notice in one commit; which rows of `owe` are owed now."""
+        """Results, bodies and notice in one commit; which rows are as the settlement has them.
+
+        A row that is missing had been taken from us before: it is not owed, or ended otherwise.
+        """
         ...
 
     async def due(self, at: datetime, limit: int) -> list[Due]:
-        """Waiting rows that may be tried at `at`, those that wait longest first. A plain read."""
+        """Rows that are due at `at`, those that wait longest first. A plain read."""
         ...
 
     async def owed(self, row: int) -> Owed | None:
-        """A waiting row with its mail; None when it does not wait any more."""
+        """A row that waits or is held, with its mail; None when it does neither any more."""
         ...
 
     async def take(self, take: Take) -> IntakeResult:
@@ -553,7 +563,7 @@ class Store(Protocol):
         ...
 
     async def hasten(self, rows: Sequence[int], at: datetime) -> int:
-        """Make waiting rows due at `at`; how many there were."""
+        """Make rows that wait or are held wait until `at`, and no longer; how many there were."""
         ...
 
     async def unfinished(self) -> Unfinished:
@@ -607,7 +617,9 @@ class Store(Protocol):
         ...
 
     async def recover(self) -> int:
-        """End the attempts of this instance's older epochs as unknown; returns how many."""
+        """End the attempts whose owner is gone as unknown: of older runs, of any instance, and of
+        runs that let their lease run out. How many. To be called every few seconds.
+        """
         ...
 
     async def ping(self) -> None:

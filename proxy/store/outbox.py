@@ -17,9 +17,10 @@ from sqlalchemy import Text, bindparam, case, func, literal_column, select
 from policy.model import Decision
 from proxy.content import SPOOL_AT
 from proxy.store import bodies, counting, forwarding, ledger, schema
-from proxy.store.attempt import ATTEMPT_AGAIN, END, MAYBE_SENT, ROW
-from proxy.store.claim import ADD_ATTEMPT, ADD_DECISION, Owner, add_notice, decision_columns
+from proxy.store.attempt import ATTEMPT_AGAIN, MAYBE_SENT, ROW
+from proxy.store.claim import ADD_ATTEMPT, ADD_DECISION, add_notice, decision_columns
 from proxy.store.codec import array, instant, micros
+from proxy.store.lease import END, Owner
 from proxy.store.model import (
     Body,
     Due,
@@ -39,12 +40,13 @@ from proxy.store.model import (
 )
 from proxy.store.schema import body, compiled, delivery, each, notice, submission
 
-_WAITING = delivery.c.state == literal_column("'waiting'")
-# In the words of the partial index `ux_delivery_live`: the journal is never scanned for it.
+# In the words of the partial indexes `ix_delivery_due` and `ux_delivery_live`: the journal is never
+# scanned for them.
+_WAITING = delivery.c.state.in_([literal_column("'waiting'"), literal_column("'held'")])
 _live = delivery.alias("live")
 _UNFINISHED = delivery.c.id.in_(
     select(_live.c.id).where(
-        _live.c.state.in_([literal_column("'attempting'"), literal_column("'waiting'")])
+        _live.c.state.in_([literal_column(f"'{s}'") for s in ("attempting", "waiting", "held")])
     )
 )
 _OF_SUBMISSION = delivery.join(submission, submission.c.id == delivery.c.submission)
@@ -67,7 +69,8 @@ _OWED = compiled(
         delivery.c.attempts, delivery.c.n, delivery.c.copy, delivery.c.copy_key,
         delivery.c.sender, delivery.c.exact, delivery.c.wide,
         func.coalesce(schema.address.c.address, literal_column("''", Text)), delivery.c.reply,
-        body.c.envelope, _SMALL, body.c.submission, *_SUBMISSION_COLUMNS,
+        body.c.envelope, _SMALL, body.c.submission, delivery.c.state,
+        *_SUBMISSION_COLUMNS,
     )
     .select_from(
         _OF_SUBMISSION.join(body, body.c.submission == delivery.c.submission)
@@ -89,7 +92,7 @@ _RELAYED = compiled(
 _HASTEN = compiled(
     delivery.update()
     .where(delivery.c.id.in_(each("rows")), _WAITING)
-    .values(next_try=bindparam("next_try"))
+    .values(state=literal_column("'waiting'"), next_try=bindparam("next_try"))
 )
 _COUNTS = compiled(
     select(delivery.c.state, func.count(), func.min(submission.c.received_at))
@@ -151,7 +154,9 @@ class TakeRow:
         if found is None:
             raise LookupError("no such row")
         state, attempts, _, _, _, _, copy, n, *_ = found
-        if (state, attempts) != (State.WAITING, take.attempts):
+        # What is held can only be given up here; a person lets it wait again (`Hasten`).
+        held = state == State.HELD and take.state is State.FAILED
+        if not (held or state == State.WAITING) or attempts != take.attempts:
             return _one(RowFate(n=n, fate=Fate.BUSY, row=take.row, attempt=attempts))
         elsewhere = db.execute(
             *_RELAYED(copy=copy, since=micros(take.dedupe_from), limit=1)
@@ -191,7 +196,12 @@ class TakeRow:
         db.execute(ADD_ATTEMPT.sql, attempt)
         db.execute(
             *ATTEMPT_AGAIN(
-                row=take.row, no=no, instance=owner.instance, epoch=owner.epoch, at=self._at
+                row=take.row,
+                no=no,
+                instance=owner.instance,
+                epoch=owner.epoch,
+                at=self._at,
+                lease=owner.until(),
             )
         )
         return RowFate(
@@ -249,7 +259,7 @@ class Pass:
 
 
 class Hasten:
-    """Make waiting rows due."""
+    """Make rows due that wait or are held."""
 
     name = "hasten"
     rank = 3
@@ -260,7 +270,7 @@ class Hasten:
         self._at = micros(at)
 
     def run(self, db: sqlite3.Connection) -> int:
-        """How many were waiting."""
+        """How many there were."""
         return db.execute(*_HASTEN(rows=self._rows, next_try=self._at)).rowcount
 
 
@@ -283,11 +293,11 @@ def owed(db: sqlite3.Connection, row: int, directory: Path) -> Owed | None:
     if found is None:
         return None
     attempts, n, copy, copy_key, sender, exact, wide, address, reply = found[:9]
-    envelope, small, id_ = found[9:12]
+    envelope, small, id_, state = found[9:13]
     content = small if small is not None else bodies.content_of(db, id_, directory)
     if content is None:
         return None
-    columns = dict(zip([c.name for c in _SUBMISSION_COLUMNS], found[12:], strict=True))
+    columns = dict(zip([c.name for c in _SUBMISSION_COLUMNS], found[13:], strict=True))
     columns["received_at"] = instant(columns["received_at"])
     columns["marks"] = tuple(orjson.loads(columns["marks"]))
     return Owed(
@@ -301,6 +311,7 @@ def owed(db: sqlite3.Connection, row: int, directory: Path) -> Owed | None:
         reply=reply,
         submission=Submission(**columns),
         body=Body(envelope, content),
+        state=State(state),
     )
 
 
@@ -308,9 +319,11 @@ def unfinished(db: sqlite3.Connection) -> Unfinished:
     """See `Store.unfinished`."""
     rows = db.execute(*_COUNTS()).fetchall()
     oldest = min((at for _, _, at in rows), default=None)
+    oldest_open = min((at for state, _, at in rows if state != State.HELD), default=None)
     return Unfinished(
         counts={state: count for state, count, _ in rows},
         oldest=instant(oldest) if oldest is not None else None,
+        oldest_open=instant(oldest_open) if oldest_open is not None else None,
     )
 
 

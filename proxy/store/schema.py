@@ -33,7 +33,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement, Select
 
 #: The newest migration; equal to Alembic's head, known without importing Alembic (tested).
-REVISION = "0004"
+REVISION = "0005"
 
 #: `PRAGMA application_id` of our files ("SLUI"), so that a foreign database is refused.
 APPLICATION_ID = 0x534C5549
@@ -186,6 +186,7 @@ delivery = Table(
     _int("next_try", null=True),
     _text("reply"),
     _int("ended_at", null=True),
+    _int("lease", null=True),
     CheckConstraint(
         "state IN ('attempting', 'waiting', 'held', 'relayed', 'blocked', 'failed', 'returned',"
         " 'unknown')",
@@ -209,8 +210,8 @@ delivery = Table(
         "ux_delivery_live",
         "copy_key",
         unique=True,
-        sqlite_where=text("state IN ('attempting', 'waiting')"),
-        postgresql_where=text("state IN ('attempting', 'waiting')"),
+        sqlite_where=text("state IN ('attempting', 'waiting', 'held')"),
+        postgresql_where=text("state IN ('attempting', 'waiting', 'held')"),
     ),
     Index(
         "ix_delivery_attempting",
@@ -222,8 +223,8 @@ delivery = Table(
     Index(
         "ix_delivery_due",
         "next_try",
-        sqlite_where=text("state = 'waiting'"),
-        postgresql_where=text("state = 'waiting'"),
+        sqlite_where=text("state IN ('waiting', 'held')"),
+        postgresql_where=text("state IN ('waiting', 'held')"),
     ),
     **_SERIAL,
 )

@@ -12,19 +12,20 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from proxy.errors import StoreDown, StoreError, StoreRefused, StoreUnavailable
 from proxy.store import counting, forwarding, ledger, migrate, outbox
-from proxy.store.attempt import Reclaim, Record, Recover, Settle
-from proxy.store.claim import Claim, Owner
+from proxy.store.attempt import Reclaim, Record, Settle
+from proxy.store.claim import Claim
 from proxy.store.codec import micros
 from proxy.store.connection import Connection, trouble
 from proxy.store.group import Batcher, Operation, commit
 from proxy.store.journal import decided, entries
+from proxy.store.lease import Holding, Owner, Recover, Steady
 from proxy.store.model import (
     Decided,
     Due,
@@ -51,6 +52,9 @@ T = TypeVar("T")
 
 #: Operations per transaction at most: bounds how long the write lock is held.
 MAX_GROUP = 512
+
+#: How long an attempt is its owner's, unless the configuration says otherwise.
+LEASE = timedelta(minutes=30)
 
 #: Pause before results that could not be written are tried again, in seconds.
 _RETRY_PAUSE = 0.5
@@ -96,15 +100,22 @@ async def open_sqlite(
     create: bool = False,
     check: bool = False,
     max_group: int = MAX_GROUP,
+    lease: timedelta = LEASE,
+    hold: timedelta | None = None,
+    keys: str = "",
     clock: Callable[[], datetime] = _now,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> SqliteStore:
     """Open the database at `path`, bringing its schema up to date first.
 
-    `owner` takes a new epoch of `instance` and may claim; `recover` then ends what older epochs
-    left open. `create` makes a missing database; without it a missing one is an error, because an
-    empty suppression list must never appear by accident. `check` reads every page first (slow).
-    `max_group` bounds the operations of one transaction. Raises `StoreUnavailable`, or `StoreDown`
-    for a damaged or foreign file.
+    `owner` takes a new epoch of `instance` and may claim, each attempt for `lease`; `recover` ends
+    what owners that are gone left open. `hold`: owed mail that may have been sent is held for a
+    person, for so long after it was received. `keys` is the fingerprint of the pseudonym key: a
+    store that was written under another is refused, as none of its opt-outs would be found.
+    `create` makes a missing database; without it a missing one is an error, because an empty
+    suppression list must never appear by accident.
+    `check` reads every page first (slow). `max_group` bounds the operations of one transaction.
+    Raises `StoreUnavailable`, or `StoreDown` for a damaged or foreign file, or other keys.
     """
     opened: list[Connection] = []
     try:
@@ -113,9 +124,12 @@ async def open_sqlite(
         opened.append(writer)
         for _ in range(2):
             opened.append(await Connection.open(path, read_only=True))
+        if keys:
+            await writer.run(partial(_bind, path=path, keys=keys))
         who = None
         if owner:
-            who = await writer.run(partial(_new_epoch, instance=instance, at=micros(clock())))
+            begin = partial(_new_epoch, instance=instance, at=micros(clock()))
+            who = Owner(instance, await writer.run(begin), lease, clock)
     except BaseException as error:
         for connection in opened:
             await connection.close()
@@ -130,17 +144,34 @@ async def open_sqlite(
         owner=who,
         telemetry=telemetry or _Silent(),
         max_group=max_group,
+        holding=Holding(hold),
+        steady=Steady(lease),
         clock=clock,
+        monotonic=monotonic,
     )
 
 
-def _new_epoch(db: sqlite3.Connection, *, instance: str, at: int) -> Owner:
+def _bind(db: sqlite3.Connection, *, path: Path, keys: str) -> None:
+    """Remember under which keys this store is written; never change them."""
+    found = db.execute("SELECT value FROM meta WHERE key = 'keys'").fetchall()
+    if not found:
+        db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('keys', ?)", (keys,))
+        found = db.execute("SELECT value FROM meta WHERE key = 'keys'").fetchall()
+    if found != [(keys,)]:
+        raise StoreDown(
+            f"{path} was written under other keys, so none of its opt-outs would be found: name the"
+            " key file of the relay that made it (http.keys_file), the same for all that share it"
+        )
+
+
+def _new_epoch(db: sqlite3.Connection, *, instance: str, at: int) -> int:
     row = db.execute(
         "INSERT INTO instance (id, epoch, opened_at) VALUES (?, 1, ?) ON CONFLICT (id)"
         " DO UPDATE SET epoch = epoch + 1, opened_at = excluded.opened_at RETURNING epoch",
         (instance, at),
     ).fetchall()
-    return Owner(instance, row[0][0])
+    epoch: int = row[0][0]
+    return epoch
 
 
 class SqliteStore:
@@ -156,7 +187,10 @@ class SqliteStore:
         owner: Owner | None,
         telemetry: StoreEvents,
         max_group: int,
+        holding: Holding,
+        steady: Steady,
         clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
     ) -> None:
         self._path = path
         self._identity = _identity(path)
@@ -165,7 +199,10 @@ class SqliteStore:
         self._pages = pages
         self._owner = owner
         self._telemetry = telemetry
+        self._holding = holding
+        self._steady = steady
         self._clock = clock
+        self._monotonic = monotonic
         self._writes: Batcher[Operation, Any] = Batcher(self._commit, limit=max_group)
         self._reads: Batcher[_Asked, Snapshot] = Batcher(self._read, limit=max_group)
         self._kept: set[asyncio.Task[None]] = set()
@@ -207,21 +244,23 @@ class SqliteStore:
         result: IntakeResult = await self._writes.hand_in(operation)
         return result
 
-    async def record(self, outcomes: Sequence[Outcome]) -> None:
+    async def record(self, outcomes: Sequence[Outcome]) -> list[int]:
         """See `Store.record`."""
-        await self._writes.hand_in(Record(outcomes))
+        ended: list[int] = await self._writes.hand_in(Record(outcomes, self._holding))
+        return ended
 
     def record_later(self, outcomes: Sequence[Outcome]) -> None:
         """See `Store.record_later`. Handed in at once: a claim made after it sees the result."""
-        operation = Record(outcomes)
+        operation = Record(outcomes, self._holding)
         task = asyncio.create_task(self._keep(operation, self._writes.hand_in(operation)))
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
 
     async def settle(self, settlement: Settlement) -> list[int]:
         """See `Store.settle`. In the order of handing in with `record`."""
-        owed: list[int] = await self._writes.hand_in(Settle(settlement, self._own()))
-        return owed
+        operation = Settle(settlement, self._own(), self._holding)
+        done: list[int] = await self._writes.hand_in(operation)
+        return done
 
     # -- outbox ----------------------------------------------------------------------------------
 
@@ -292,7 +331,10 @@ class SqliteStore:
 
     async def recover(self) -> int:
         """See `Store.recover`."""
-        ended: int = await self._writes.hand_in(Recover(self._own(), self._clock()))
+        now = self._clock()
+        leases = self._steady.trusts(now, self._monotonic())
+        operation = Recover(self._own(), now, self._holding, leases=leases)
+        ended: int = await self._writes.hand_in(operation)
         return ended
 
     # -- life ------------------------------------------------------------------------------------

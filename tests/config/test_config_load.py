@@ -261,3 +261,32 @@ password_file = "hash"
     shown = f"{got!r} {got} {got.model_dump()!s} {got.model_dump_json()}"
     assert "canary" not in shown
     assert "$argon2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("delivery", "listener", "stream", "mode"),
+    [
+        ("", "", "", "inline"),
+        ("queued", "", "", "queued"),
+        ("", "queued", "", "queued"),
+        ("queued", "inline", "", "inline"),
+        ("", "queued", "inline", "inline"),
+        ("queued", "inline", "queued", "queued"),
+    ],
+)
+def test_a_streams_own_mode_wins_then_the_listeners_then_that_of_delivery(
+    tmp_path: Path, delivery: str, listener: str, stream: str, mode: str
+) -> None:
+    text = MINIMAL
+    if listener:
+        text = text.replace("[[listeners]]", f'[[listeners]]\ndelivery = "{listener}"')
+    if stream:
+        text = text.replace("[[streams]]", f'[[streams]]\ndelivery = "{stream}"')
+    if delivery:
+        text += f'[delivery]\nmode = "{delivery}"\n'
+    got = load(write(tmp_path, text), {})
+    assert got.delivery_of(got.stream("newsletter"), got.listeners[0].address) == mode
+    if not stream:
+        assert got.delivery_of(got.stream("unknown"), got.listeners[0].address) == mode
+        elsewhere = got.delivery_of(got.stream("newsletter"), "192.0.2.1:25")
+        assert elsewhere == (delivery or "inline")

@@ -56,6 +56,21 @@ CONTACT = 'contact = "privacy@acme.example"'
             f"{HOST}\ndevelopment = 1",
             "server.development: is a number; must be true or false",
         ),
+        (
+            UPSTREAM,
+            f'{UPSTREAM}\nretry = {{ later = "1m/1h" }}',
+            'upstreams.0.retry: names "later", which is no way to fail for now; use temporary',
+        ),
+        (
+            UPSTREAM,
+            f'{UPSTREAM}\nretry = {{ full = "1h/1m" }}',
+            'upstreams.0.retry: has "1h/1m" for full, which is no first and longest wait; write',
+        ),
+        (
+            UPSTREAM,
+            f'{UPSTREAM}\n[delivery]\nattempt_hold = "16m"',
+            "delivery.attempt_hold: is longer than every upstream's time-outs",
+        ),
         (HOST, f'{HOST}\ndata-dir = "x"', 'data-dir: is no key (did you mean "data_dir"?)'),
         (
             HOST,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from store_process import child, child_environment
@@ -21,8 +21,9 @@ from proxy.store.sqlite import open_sqlite
 class Stores(Protocol):
     """Opens stores on one database; those still open are closed at the end of the test."""
 
-    async def open(self, instance: str = "a", *, owner: bool = True) -> Store:
-        """A connection of its own, as another process would have it."""
+    async def open(self, instance: str = "a", *, owner: bool = True, **more: Any) -> Store:
+        """A connection of its own, as another process would have it; `more` as for
+        `open_sqlite`."""
         ...
 
     def elsewhere(self, action: str, *arguments: str) -> str:
@@ -43,15 +44,14 @@ class SqliteStores:
         if (template := _TEMPLATES.get("sqlite")) is not None:
             self.path.write_bytes(template)
 
-    async def open(self, instance: str = "a", *, owner: bool = True) -> Store:
+    async def open(self, instance: str = "a", *, owner: bool = True, **more: Any) -> Store:
         """See `Stores.open`."""
-        store = await open_sqlite(
-            self.path, instance=instance, owner=owner, create=True, clock=lambda: after(3600)
-        )
+        options: dict[str, Any] = {"clock": lambda: after(3600), **more}
+        store = await open_sqlite(self.path, instance=instance, owner=owner, create=True, **options)
         if "sqlite" not in _TEMPLATES:
             await store.close()
             _TEMPLATES["sqlite"] = self.path.read_bytes()
-            return await self.open(instance, owner=owner)
+            return await self.open(instance, owner=owner, **more)
         self._opened.append(store)
         return store
 

@@ -256,7 +256,7 @@ async def test_a_closed_port_and_a_silent_port() -> None:
         await send(pool)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         quick = datetime.timedelta(seconds=0.2)
-        settings = Settings(port=silent.getsockname()[1], command_timeout=quick)
+        settings = Settings(port=silent.getsockname()[1], greeting_timeout=quick)
         pool = Pool([settings], hostname="gate.example", telemetry=Events())
         with pytest.raises(UpstreamUnavailable, match=r"greeting: no reply within 0\.2 s"):
             await send(pool)

@@ -35,8 +35,11 @@ class Settings:
     messages_per_connection: int = 100
     idle_timeout: timedelta = timedelta(seconds=30)
     connect_timeout: timedelta = timedelta(seconds=5)
+    greeting_timeout: timedelta = timedelta(seconds=5)
     command_timeout: timedelta = timedelta(seconds=5)
+    rcpt_timeout: timedelta = timedelta(seconds=5)
     data_timeout: timedelta = timedelta(seconds=5)
+    block_timeout: timedelta = timedelta(seconds=5)
     final_timeout: timedelta = timedelta(seconds=5)
 
     @property
@@ -46,7 +49,8 @@ class Settings:
 
 def impatient(seconds: float = 0.15) -> dict[str, timedelta]:
     """Time-outs for tests of silence."""
-    names = ("command_timeout", "data_timeout", "final_timeout")
+    stages = ("greeting", "command", "rcpt", "data", "block", "final")
+    names = tuple(f"{stage}_timeout" for stage in stages)
     return {name: timedelta(seconds=seconds) for name in names}
 
 

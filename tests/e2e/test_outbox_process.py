@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 
 import pytest
 from running_sluis import fields, message, until
-from test_process import House, house  # noqa: F401
+from test_process import House, house, scrape  # noqa: F401
 
 from proxy.sink import Step
 
@@ -34,7 +34,7 @@ def journal(house: House) -> dict[str, tuple[str, int]]:  # noqa: F811
             " JOIN submission s ON s.id = d.submission ORDER BY d.id"
         ).fetchall()
         left = db.execute("SELECT count(*) FROM body").fetchone()[0]
-    if all(state not in ("waiting", "attempting") for _, state, _ in rows):
+    if all(state not in ("waiting", "attempting", "held") for _, state, _ in rows):
         assert left == 0, "a body outlived its mail"
     return {message_id: (state, sent) for message_id, state, sent in rows}
 
@@ -44,7 +44,7 @@ async def ended(house: House) -> dict[str, tuple[str, int]]:  # noqa: F811
 
     async def over() -> bool:
         states = {state for state, _ in journal(house).values()}
-        return not states & {"waiting", "attempting"}
+        return not states & {"waiting", "attempting", "held"}
 
     await until(over, 60)
     return journal(house)
@@ -175,3 +175,48 @@ async def test_list_show_retry_and_drop(house: House) -> None:  # noqa: F811
     assert (code, "nothing is unfinished" in err) == (1, True)
     code, _, _ = await house.run("outbox", "retry")
     assert code == 64
+
+
+async def test_held_mail_is_released_or_dropped_by_hand(house: House) -> None:  # noqa: F811
+    configure(house, 'mode = "queued"\nambiguous = "hold"')
+    house.sink.once(".", Step.LOSE, Step.CLOSE)
+    await house.serve()
+    refs = []
+    for n in range(2):
+        reply = await house.send(ANNA, message("orders", message_id=f"m{n}"))
+        refs.append(reply.rpartition("(ref ")[2].rstrip(")"))
+
+        async def held(n: int = n) -> bool:
+            found = journal(house).get(f"<m{n}@orders.acme.example>")
+            return found == ("held", 1)
+
+        await until(held)
+    again = await house.send(ANNA, message("orders", message_id="m0"))
+    assert again.startswith(f"250 2.0.0 queued (ref {refs[0]}"), "its retry sends nothing"
+    metrics = await asyncio.to_thread(scrape, house.admin)
+    code, out, err = await house.run("outbox", "list")
+    assert (code, err) == (0, "2 held\n")
+    assert [line.split()[1] for line in out.splitlines()] == ["held", "held"]
+    assert house.sink.total == 1, "nothing was sent a second time"
+
+    async def counted() -> bool:
+        nonlocal metrics
+        metrics = await asyncio.to_thread(scrape, house.admin)
+        return 'sluis_outbox_messages{state="held"} 2.0' in metrics
+
+    await until(counted)
+    oldest = next(x for x in metrics.splitlines() if x.startswith("sluis_outbox_oldest_seconds "))
+    assert float(oldest.split()[1]) > 0
+    code, out, _ = await house.run("outbox", "retry", "--all")
+    assert (code, out) == (0, "0 due, 0 under way, 2 held\n"), "only by name, or by release"
+    code, out, _ = await house.run("outbox", "release", refs[0])
+    assert (code, out) == (0, "1 released, 0 under way\n")
+    await house.sink.received(2)
+    code, out, _ = await house.run("outbox", "drop", refs[1], "--json")
+    assert (code, json.loads(out)) == (0, {"dropped": 1, "under_way": 0})
+    rows = await ended(house)
+    assert rows["<m0@orders.acme.example>"] == ("relayed", 1)
+    assert rows["<m1@orders.acme.example>"] == ("failed", 1)
+    assert [m.recipients for m in house.sink.messages if not m.mail_from] == [
+        (b"b@orders.acme.example",)
+    ], "and its submitter was told"

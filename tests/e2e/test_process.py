@@ -58,9 +58,11 @@ class House:
         self.running.append(process)
         stderr = process.stderr
         assert stderr is not None
+        said = b""
         async with asyncio.timeout(30):
             while b"server.started" not in (line := await stderr.readline()):
-                assert line, "it ended before it was ready"
+                said += line
+                assert line, f"it ended before it was ready: {said.decode()}"
         return process
 
     async def run(self, *arguments: str) -> tuple[int, str, str]:

@@ -37,6 +37,9 @@ class Rows:
             raise self.trouble.pop(0)
         return self.rows[:limit]
 
+    async def recover(self) -> int:
+        return 0
+
     async def unfinished(self) -> Unfinished:
         return Unfinished(counts={"waiting": len(self.rows)}, oldest=NOW - timedelta(seconds=9))
 
@@ -180,8 +183,16 @@ async def test_what_refuses_mail_for_now(
 ) -> None:
     state = OutboxState(Delivery(**limits), tmp_path)
     assert state.refusal() is None, "nothing was measured yet"
-    seen = Unfinished(counts={"waiting": count}, oldest=NOW - timedelta(seconds=age))
+    oldest = NOW - timedelta(seconds=age)
+    seen = Unfinished(counts={"waiting": count}, oldest=oldest, oldest_open=oldest)
     assert state.measure(seen, NOW) == age
     refusal = state.refusal()
     assert str(refusal or "").startswith(reply or "")
     assert (refusal is None) is (reply is None)
+
+
+async def test_mail_that_a_person_holds_back_is_no_reason_to_refuse_more(tmp_path: Path) -> None:
+    state = OutboxState(Delivery(outbox_age=timedelta(hours=1)), tmp_path)
+    held = Unfinished(counts={"held": 1}, oldest=NOW - timedelta(days=1))
+    assert state.measure(held, NOW) == 86400.0, "but its age is told"
+    assert state.refusal() is None

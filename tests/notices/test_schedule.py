@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.delivery.schedule import Schedule
+from proxy.config.timing import Kind
+from proxy.delivery.schedule import Schedule, schedule
 from proxy.store.model import Result
 
 NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
 END = NOW + timedelta(days=5)
-SCHEDULE = Schedule(timedelta(minutes=1), timedelta(hours=1))
+SCHEDULE = schedule(timedelta(minutes=1), timedelta(hours=1), {})
 REPLIES = ["", "451 4.3.2 later", "452 4.2.2 full", "450 4.7.1 greylisted", "451 4.4.1 no upstream"]
 
 
@@ -60,7 +61,33 @@ def test_always_later_never_after_the_end(
     at = SCHEDULE.after(NOW, attempts, result, reply, expires=expires, chance=chance)
     assert at >= NOW
     assert at <= max(expires, NOW)
-    assert at - NOW <= SCHEDULE.longest
+    assert at - NOW <= timedelta(hours=1)
     if left > 3600:
         whole = SCHEDULE.after(NOW, attempts, result, reply, expires=expires, chance=0)
         assert (whole - NOW) * 0.6 <= at - NOW <= whole - NOW
+
+
+@pytest.mark.parametrize(
+    ("result", "reply", "kind"),
+    [
+        (Result.TEMPORARY, "451 4.3.2 later", "temporary"),
+        (Result.TEMPORARY, "452 4.3.1 no room", "full"),
+        (Result.TEMPORARY, "450 4.7.1 greylisted", "policy"),
+        (Result.UNSENT, "451 4.4.1 no upstream", "unreachable"),
+        (Result.UNKNOWN, "451 4.4.2 lost", "unknown"),
+    ],
+)
+def test_each_kind_has_a_schedule_of_its_own_where_it_is_given(
+    result: Result, reply: str, kind: Kind
+) -> None:
+    usual = schedule(timedelta(minutes=1), timedelta(hours=1), {})
+    own = schedule(timedelta(minutes=1), timedelta(hours=1), {kind: "7s/20s"})
+
+    def waits(of: Schedule) -> list[float]:
+        at = [of.after(NOW, n, result, reply, expires=END, chance=0) for n in range(1, 5)]
+        return [(one - NOW).total_seconds() for one in at]
+
+    assert waits(own) == [7, 14, 20, 20]
+    assert {k: v for k, v in own.waits.items() if k != kind} == {
+        k: v for k, v in usual.waits.items() if k != kind
+    }

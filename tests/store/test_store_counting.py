@@ -41,6 +41,7 @@ async def test_a_database_of_the_first_schema_gets_the_index_and_keeps_its_rows(
         for table in ("notice", "forward"):
             db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE submission DROP COLUMN forward_by")
+        db.execute("ALTER TABLE delivery DROP COLUMN lease")
         db.execute("UPDATE alembic_version SET version_num = '0001'")
     store = await open_sqlite(path, instance="a", owner=True)
     known = (await store.lookup([ANNA], mails_since=after(-1))).known[ANNA]
