@@ -139,13 +139,14 @@ def plan_body(
     rich = [seen for seen in shown.seen if seen.kind is not Kind.AMP]
     pages: list[_Page] = []
     why = ""
-    found = 0
+    found = edited = 0
     problem: Reply | None = None
     owed = set(DUTIES) - ({IDENTITY} if shown.named else set())
     wants = footer and not all(_met(seen) >= owed for seen in rich)
     for seen in shown.seen:
         try:
-            page, here = _page(content, seen, signed_by, longest_url)
+            edited += max(0, seen.target.part.end - seen.target.part.start)
+            page, here = _page(content, seen, signed_by, longest_url, edited > transfer.MAX_EDITED)
         except _RefusedError as error:
             problem = problem or error.reply
             continue
@@ -156,6 +157,8 @@ def plan_body(
             continue
         if page is None:
             continue
+        if seen.left and problem is None:
+            problem = _irreplaceable("it is not written as such")
         found += here
         try:
             pages.append(_with_footer(page, brand, longest_url) if wants else page)
@@ -190,26 +193,26 @@ class _RefusedError(ValueError):
 
 
 def _page(
-    content: Content, seen: Seen, signed_by: str, longest_url: int
+    content: Content, seen: Seen, signed_by: str, longest_url: int, too_large: bool
 ) -> tuple[_Page | None, int]:
     """The part, and its number of placeholders; None where it is never edited."""
     part = seen.target.part
     charset = charset_of(part)
     codec = encoded.codec(charset) or "us-ascii"
-    if part.end - part.start > transfer.MAX_EDITED:
+    if too_large:
         read, found = None, placeholders.Found()
         number, unknown = placeholders.count(transfer.decoded(content, part), codec)
     else:
         read = transfer.read(content, part)
         found = placeholders.find(read.octets, codec)
-        number, unknown = len(found.spans), found.unknown
+        number, unknown = len(found.spans) + found.fixed, found.unknown
     _check(number, unknown, seen, signed_by)
     if seen.kind is Kind.AMP:
         return None, 0
     if not footer.editable_charset(charset):
         raise ImpossibleError(f"charset {charset[:40]}")
     if read is None:
-        raise ImpossibleError("the part is too large")
+        raise ImpossibleError("the text is too large")
     if found.spans and part.encoding.word in transfer.IDENTITY:
         _check_lines(read.octets, found.spans, longest_url)
     seven = part.encoding.word == "7bit"
@@ -320,9 +323,9 @@ def _count(content: Content, seen: Seen) -> int:
     part = seen.target.part
     codec = encoded.codec(charset_of(part)) or "us-ascii"
     try:
-        return placeholders.count(transfer.decoded(content, part), codec)[0]
+        return placeholders.count(transfer.decoded(content, part), codec)[0] + seen.left
     except ImpossibleError:
-        return 0
+        return int(seen.left)
 
 
 def _growth(page: _Page) -> int:

@@ -17,6 +17,8 @@ from proxy.message.mime import OpaqueError, Part
 
 #: Decoded octets of each part that are looked at.
 LOOKED_AT = 524_288
+#: And of all parts together, each counted as far as it is looked at: more is no mail to read.
+LOOKED_AT_IN_ALL = 2 * LOOKED_AT
 
 _CLOSED_KINDS = frozenset({"signed", "encrypted", "report", "digest", "parallel"})
 _IDENTITY = frozenset({"7bit", "8bit", "binary"})
@@ -52,6 +54,14 @@ class Target:
 
 def targets(part: Part) -> list[Target]:
     """The displayed parts of a mail, in order; several are alternatives. Raises `StopError`."""
+    found = _targets(part)
+    sizes = (min(target.part.end - target.part.start, LOOKED_AT) for target in found)
+    if sum(sizes) > LOOKED_AT_IN_ALL:
+        raise StopError("too much text is displayed")
+    return found
+
+
+def _targets(part: Part) -> list[Target]:
     word = part.type.word
     if _attached(part):
         return []
@@ -98,11 +108,11 @@ def _of_multipart(part: Part, subtype: str) -> list[Target]:
     if not part.closed or not part.children:
         raise StopError("multipart is not closed")
     if subtype == "alternative":
-        return [target for child in part.children for target in targets(child)]
+        return [target for child in part.children for target in _targets(child)]
     if subtype == "related":
-        return targets(part.children[0])
+        return _targets(part.children[0])
     for child in part.children:
-        found = targets(child)
+        found = _targets(child)
         if found:
             return found
     return []

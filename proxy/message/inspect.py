@@ -13,11 +13,12 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from urllib.parse import unquote
 
 from policy.model import Unsubscribe
 from proxy.content import Content
-from proxy.message import encoded, markup, spelling
+from proxy.message import encoded, markup, placeholders, spelling
 from proxy.message.displayed import Kind, Target, targets, text_of
 from proxy.message.header import Header, from_mailbox
 from proxy.message.mime import OpaqueError, scan
@@ -86,13 +87,16 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one displayed part shows."""
+    """What one displayed part shows; `left` tells of a placeholder that its reader would see as it
+    is, because its octets are not those that are replaced: `&#123;{sluis.unsubscribe_url}}`.
+    """
 
     target: Target
     identity: bool
     address: bool
     opt_out: bool
     own_tokens: frozenset[str]
+    left: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -167,9 +171,15 @@ def fake_reply(header: Header) -> bool:
 def fold(text: str) -> str:
     """NFKC and casefold, white space collapsed: how names and words are compared."""
     if not text.isascii():
-        pieces = (text[i : i + _PIECE] for i in range(0, len(text), _PIECE))
-        # One character may become eighteen; what is beyond the bound is not looked at.
-        text = "".join([unicodedata.normalize("NFKC", piece) for piece in pieces])[:_FOLDED]
+        pieces: list[str] = []
+        room = _FOLDED
+        for at in range(0, len(text), _PIECE):
+            # One character may become eighteen; what is beyond the bound is not looked at.
+            if room <= 0:
+                break
+            pieces.append(unicodedata.normalize("NFKC", text[at : at + _PIECE]))
+            room -= len(pieces[-1])
+        text = "".join(pieces)[:_FOLDED]
     return _single_spaced(text.casefold())
 
 
@@ -212,6 +222,7 @@ def _see(content: Content, target: Target, wanted: Wanted) -> Seen:
         # One search over all that is said of all links: they may be tens of thousands.
         opt_out=_words(wanted.languages).found_in(fold(_APART.join(said))),
         own_tokens=frozenset(own),
+        left=bool(link) and any(map(placeholders.shown, [text, *chain(*(p[0] for p in places))])),
     )
 
 

@@ -2,43 +2,80 @@
 
 The tokens are those of the HTML standard (section 13.2.5), which every input has; no tree is built.
 A tree is what makes hostile HTML expensive: half a megabyte of nested `<div>` or of attributes in
-one tag takes the usual parsers more than ten seconds. `tests/message/test_markup.py` compares text
-and links with such a parser.
+one tag takes the usual parsers more than ten seconds. Text and the tags that mean nothing here are
+taken in runs of many tokens, each by one step of a regular expression; only the rest is looked at
+one by one. `tests/message/test_markup.py` compares text and links with a parser that builds a tree,
+and both functions with a reader that goes character by character.
 """
 
 from __future__ import annotations
 
 import html
 import re
+import string
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 
 # A repeated group costs some hundred octets of memory each time: none is without a bound.
-#: White space and attributes of one tag; one that has more is read as cut by the end.
-_MOST = 2_000
-# After a tag's name: white space and slashes, and attributes with or without a value.
-_ATTRIBUTES = rf"""(?>(?:
-      [\s/]+
-    | (?>[^\s/>=]+|=[^\s/>=]*)
-      (?>(?:\s*=\s*(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^\s>"'][^\s>]*)?)?)
-    ){{0,{_MOST}}})"""
+_RUN = 2_000
+_ATTRIBUTES = 50
+#: Tokens that are looked at one by one; what follows the last of them is not read.
+MOST_TOKENS = 10_000
+
+# One attribute, and the white space and slashes before it.
+_ATTRIBUTE = r"""[\s/]*+(?>[^\s/>=]+|=[^\s/>=]*)
+    (?>(?:\s*=\s*(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^\s>"'][^\s>]*)?)?)"""
+# The rest of a tag from its name on. Without a quote it ends at the next ">".
+_REST = rf"""(?>[^>"']*+>|[^\s/>]*+(?:{_ATTRIBUTE}){{0,{_ATTRIBUTES}}}[\s/]*+>)"""
+_COMMENT = r"!(?:--(?:-?>|.*?--!?>)|(?!--)[^>]*+>)"
+_BOGUS = r"\?[^>]*+>|/(?:[^A-Za-z>][^>]*+>|>)"
+# Elements whose content is text and not shown as such; their own end tag ends it.
+_RAW = "script|style|title|textarea|xmp|iframe|noembed|noframes"
+
+
+def _run(starts: str, ends: str) -> re.Pattern[str]:
+    """Text, comments, and tags but the start tags and end tags of these names.
+
+    What comes most often, and is told by one character, stands first.
+    """
+    start, *starting = (name + _REST for name in _names_but(starts))
+    end, *ending = (f"/{name}{_REST}" for name in _names_but(ends))
+    after = "|".join(
+        (start, end, "[^A-Za-z!?/]", *starting, _COMMENT, *ending, _BOGUS, r"/?\Z")
+    )
+    return re.compile(
+        rf"(?>[^<]++(?!<)|(?:[^<]*+<++(?>{after})){{1,{_RUN}}}[^<]*+|[^<]++|<+(?=<))",
+        re.VERBOSE | re.DOTALL,
+    )
+
+
+def _names_but(names: str) -> list[str]:
+    """Patterns of the beginning of every other name than these: by letters that begin none of them,
+    and by each one that does.
+    """
+    rests: dict[str, list[str]] = {}
+    for name in names.split("|"):
+        rests.setdefault(name[0], []).append("".join(f"[{c}{c.upper()}]" for c in name[1:]))
+    free = "".join(sorted(set(string.ascii_lowercase) - set(rests)))
+    return [
+        f"[{free}{free.upper()}]",
+        *(rf"[{c}{c.upper()}](?!(?:{'|'.join(rests[c])})[\s/>])" for c in sorted(rests)),
+    ]
+
+
+_KEPT = "a|area|img|template"
+_SHOWN = _run(f"{_KEPT}|{_RAW}", _KEPT)
+_SKIPPED = _run(f"template|{_RAW}", "template|body|html")
+
+_TAG = re.compile(r"<(/?)([A-Za-z][^\s/>]*+)")
+_TO_END = re.compile(r"""[^>"']*+>""")
+_SOME = re.compile(rf"(?>(?:{_ATTRIBUTE}){{0,{_RUN}}})[\s/]*+", re.VERBOSE)
+_RAW_END = {name: re.compile(rf"</(?i:{name})[\s/>]") for name in _RAW.split("|")}
 _MARKUP = re.compile(
-    rf"""
-      (?P<text>(?>(?:[^<]+|<(?![A-Za-z!?]|/(?!\Z))){{1,{_MOST}}}))
-    | <(?P<end>/?)(?P<tag>(?i:a|area|img|template))(?=[\s/>])
-      (?P<attributes>{_ATTRIBUTES})(?P<kept>>)
-    # Elements whose content is text and not shown as such; their own end tag ends it.
-    | <(?P<raw>(?i:script|style|title|textarea|xmp|iframe|noembed|noframes))(?=[\s/>]){_ATTRIBUTES}>
-      .*?(?=</(?i:(?P=raw))[\s/>]|\Z)
-    | </(?P<page>(?i:body|html))(?=[\s/>]){_ATTRIBUTES}>
-    | </?(?P<other>[A-Za-z][^\s/>]*+){_ATTRIBUTES}>
-    | <!--(?:-?>|.*?(?:--!?>|\Z))
-    | <(?:[!?]|/(?![A-Za-z]))[^>]*+(?:>|\Z)
-    # A tag that the end of the document cuts.
-    | (?P<cut><.*+)
-    """,
-    re.VERBOSE | re.DOTALL,
+    rf"<(?>(/?[A-Za-z][^\s/>]*+){_REST}|{_COMMENT}|{_BOGUS})", re.VERBOSE | re.DOTALL
 )
-_ATTRIBUTE = re.compile(
+_VALUE = re.compile(
     r"""([^\s/>=]++|=[^\s/>=]*+)(?>(?:\s*=\s*("[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^\s>"'][^\s>]*)?)?)"""
 )
 # Elements that do not part the words around them.
@@ -49,6 +86,9 @@ _INLINE = frozenset(
         *("sub", "sup", "tt", "u", "var", "wbr"),
     )
 )
+#: Stands for what parts no words and is not shown, until references are decoded: `&am<b>p;` is
+#: none. No text has it, as in the standard.
+_NOTHING = "\0"
 # More digits than any character has; `html.unescape` would make a number of them.
 _LONG_REFERENCE = re.compile(r"&#(?:[0-9]{8,}|[xX][0-9A-Fa-f]{8,});?")
 
@@ -71,49 +111,42 @@ class Page:
 
 def read(source: str) -> Page:
     """Text and links of an HTML document or fragment, character references decoded."""
+    source = source.replace(_NOTHING, "\ufffd")
     pieces: list[str] = []
     links: list[Link] = []
     href: str | None = None
     label: list[str] = []
     templates = 0
-    for match in _MARKUP.finditer(source):
-        group = match.lastgroup
-        if group == "text":
-            if not templates:
-                text = _decoded(match[0])
-                pieces.append(text)
-                if href is not None:
-                    label.append(text)
-        elif group == "other":
-            if match["other"].lower() not in _INLINE:
-                pieces.append("\n")
-                if href is not None:
-                    label.append("\n")
-        elif group == "raw":
+    for token in _tokens(source, _SHOWN):
+        name = token.name
+        if token.kind is _Kind.CUT:
+            break
+        if token.kind is _Kind.RAW:
             pieces.append("\n")
-        elif group == "page":
+        elif name == "template":
+            templates = max(0, templates + (-1 if token.ending else 1))
             pieces.append("\n")
+        elif templates:
+            continue
+        elif token.kind is _Kind.RUN or name not in ("a", "area", "img"):
+            # Of a tag that is no part of a run only its name matters.
+            run = token.kind is _Kind.RUN
+            text = _text(source[token.start : token.end]) if run else _gap(name).strip(_NOTHING)
+            pieces.append(text)
             if href is not None:
-                label.append("\n")
-        elif group == "kept":
-            tag, ending = match["tag"].lower(), bool(match["end"])
-            if tag == "template":
-                templates = max(0, templates + (-1 if ending else 1))
-                pieces.append("\n")
-            elif templates:
-                continue
-            elif tag == "img":
-                if href is not None and not ending:
-                    label.append(f" {_attribute(match['attributes'], 'alt') or ''} ")
-            elif tag == "area":
-                target = None if ending else _attribute(match["attributes"], "href")
-                if target is not None:
-                    links.append(Link(target, _attribute(match["attributes"], "alt") or ""))
-            else:
-                if href is not None:
-                    links.append(Link(href, "".join(label)))
-                label.clear()
-                href = None if ending else _attribute(match["attributes"], "href")
+                label.append(text)
+        elif name == "img":
+            if href is not None and not token.ending:
+                label.append(f" {_attribute(source, token, 'alt') or ''} ")
+        elif name == "area":
+            target = None if token.ending else _attribute(source, token, "href")
+            if target is not None:
+                links.append(Link(target, _attribute(source, token, "alt") or ""))
+        else:
+            if href is not None:
+                links.append(Link(href, "".join(label)))
+            label.clear()
+            href = None if token.ending else _attribute(source, token, "href")
     if href is not None:
         links.append(Link(href, "".join(label)))
     return Page("".join(pieces), tuple(links))
@@ -123,48 +156,110 @@ def footer_at(source: str) -> int | None:
     """Where something can be added at the end of the page: before the last `</body`, else before
     the last `</html`, else at the end.
 
-    None where the end lies inside a comment, a tag, or an element whose content is not shown.
+    None where the end lies inside a comment, a tag, or an element whose content is not shown, and
+    where there are too many of these to tell.
     """
     ends: dict[str, int] = {}
-    last = None
     depth = 0
-    for match in _MARKUP.finditer(source):
-        last = match
-        group = match.lastgroup
-        if group == "kept" and match["tag"].lower() == "template":
-            depth = max(0, depth + (-1 if match["end"] else 1))
-        elif group == "page" and not depth:
-            ends[match["page"].lower()] = match.start()
+    whole = True
+    for token in _tokens(source, _SKIPPED):
+        if token.kind is _Kind.CUT:
+            whole = False
+        elif token.kind is _Kind.RAW:
+            whole = token.end < len(source)  # its end tag, a token of its own, comes after it
+        elif token.name == "template":
+            depth = max(0, depth + (-1 if token.ending else 1))
+        elif token.ending and token.name in ("body", "html") and not depth:
+            ends[token.name] = token.start
     for name in ("body", "html"):
         if name in ends:
             return ends[name]
-    if depth or (last is not None and not _complete(last)):
+    return len(source) if whole and not depth else None
+
+
+class _Kind(Enum):
+    RUN = auto()  # text, and tags that mean nothing to the caller
+    TAG = auto()
+    RAW = auto()  # a start tag and the text of its element
+    CUT = auto()  # the rest, from a tag or comment that never ends, or of too many tokens
+
+
+@dataclass(slots=True)
+class _Token:
+    """`name` is in lower case; the attributes of a tag lie between `attributes` and `end`."""
+
+    kind: _Kind
+    start: int
+    end: int
+    name: str = ""
+    ending: bool = False
+    attributes: int = 0
+
+
+def _tokens(source: str, run: re.Pattern[str]) -> Iterator[_Token]:
+    at, size = 0, len(source)
+    left = MOST_TOKENS
+    while at < size:
+        match = run.match(source, at)
+        if match is not None:
+            yield _Token(_Kind.RUN, at, match.end())
+            at = match.end()
+            continue
+        tag = _TAG.match(source, at)
+        left -= 1
+        end = _end(source, tag.end()) if tag is not None and left >= 0 else None
+        if tag is None or end is None:
+            yield _Token(_Kind.CUT, at, size)
+            return
+        name, ending = tag[2].lower(), bool(tag[1])
+        kind = _Kind.TAG
+        raw = None if ending else _RAW_END.get(name)
+        if raw is not None:
+            kind = _Kind.RAW
+            close = raw.search(source, end)
+            end = close.start() if close is not None else size
+        yield _Token(kind, at, end, name, ending, tag.end())
+        at = end
+
+
+def _end(source: str, at: int) -> int | None:
+    """Where a tag ends of which `at` is in or before the attributes; None if never."""
+    match = _TO_END.match(source, at)
+    if match is not None:
+        return match.end()
+    if source.find(">", at) < 0:
         return None
-    return len(source)
+    while (match := _SOME.match(source, at)) is not None:
+        at = match.end()
+        if at == len(source):
+            return None
+        if source[at] == ">":
+            return at + 1
+    return None
 
 
-def _complete(token: re.Match[str]) -> bool:
-    """Whether what follows the page's last token stands outside it."""
-    if token.lastgroup in ("raw", "cut"):
-        return False  # the end tag of the one, a token of its own, would have come after it
-    text = token[0]
-    if token.lastgroup == "text":
-        return True
-    if text.startswith("<!--"):
-        return text in ("<!-->", "<!--->") or (len(text) > 6 and text.endswith(("-->", "--!>")))
-    return text.endswith(">")
+def _text(run: str) -> str:
+    """What a run shows: an element that is no inline one parts the words around it."""
+    if "<" in run:
+        parts = _MARKUP.split(run)
+        gaps = {tag: _gap(tag) for tag in set(parts[1::2])}
+        parts[1::2] = [gaps[tag] for tag in parts[1::2]]
+        run = "".join(parts)
+    if "&" in run:
+        run = html.unescape(_LONG_REFERENCE.sub("", run))
+    return run.replace(_NOTHING, "")
 
 
-def _attribute(text: str, wanted: str) -> str | None:
+def _gap(tag: str | None) -> str:
+    return _NOTHING if tag is None or tag.removeprefix("/").lower() in _INLINE else "\n"
+
+
+def _attribute(source: str, token: _Token, wanted: str) -> str | None:
     """The value of one attribute; of a repeated one the first counts."""
-    for match in _ATTRIBUTE.finditer(text):
+    for match in _VALUE.finditer(source, token.attributes, token.end - 1):
         if match[1].lower() == wanted:
             value = match[2] or ""
             if value[:1] in ('"', "'"):
                 value = value[1:].removesuffix(value[0])
-            return _decoded(value)
+            return html.unescape(_LONG_REFERENCE.sub("", value)) if "&" in value else value
     return None
-
-
-def _decoded(text: str) -> str:
-    return html.unescape(_LONG_REFERENCE.sub("", text)) if "&" in text else text

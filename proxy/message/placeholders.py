@@ -31,18 +31,28 @@ _URL = re.compile(
 _DOUBLE = {"shift_jis", "big5", "big5-hkscs", "gbk", "gb2312", "gb18030"}
 _LOOK_BACK = 4096
 _LONGEST = 128  # octets of one placeholder, and more
+_WIDE = ("utf-16", "utf-32")
+_SHOWN = re.compile(r"\{\{ ?sluis\.[\w.-]{0,40} ?\}\}|\[\[ ?sluis\.[\w.-]{0,40} ?\]\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Spans of decoded octets, in order; and the first name that is no placeholder, "" for none."""
+    """Spans of decoded octets, in order; and the first name that is no placeholder, "" for none.
+
+    `fixed` counts those in a charset of wide units (UTF-16), in which nothing is replaced.
+    """
 
     spans: tuple[tuple[int, int], ...] = ()
     unknown: str = ""
+    fixed: int = 0
 
 
 def find(octets: bytes, codec: str) -> Found:
     """All placeholders of a part; at most `MOST` and one, so that too many can be told."""
+    if codec.startswith(_WIDE):
+        # In either order of octets ASCII is itself among zeros.
+        narrow = find(octets.replace(b"\0", b""), "ascii")
+        return Found(unknown=narrow.unknown, fixed=len(narrow.spans))
     if _HINT not in octets:
         return Found()
     spans: list[tuple[int, int]] = []
@@ -64,6 +74,8 @@ def count(blocks: Iterable[bytes], codec: str) -> tuple[int, str]:
     """How many there are in a part that comes in blocks, at most `MOST` and one; and `unknown`."""
     number, unknown = 0, ""
     carry = b""
+    if codec.startswith(_WIDE):
+        blocks, codec = (block.replace(b"\0", b"") for block in blocks), "ascii"
     counted = 0  # octets of it that were looked at before
     for block in itertools.chain(blocks, (None,)):
         octets = carry + (block or b"")
@@ -83,6 +95,11 @@ def count(blocks: Iterable[bytes], codec: str) -> tuple[int, str]:
         kept = max(0, min(upto, len(octets)) - _LOOK_BACK)
         carry, counted = octets[kept:], max(upto, counted) - kept
     return number, unknown
+
+
+def shown(text: str) -> bool:
+    """Whether a reader of this text sees a placeholder as it is."""
+    return "sluis." in text and _SHOWN.search(text) is not None
 
 
 def put(octets: bytes, spans: tuple[tuple[int, int], ...], new: bytes) -> bytes:

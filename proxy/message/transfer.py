@@ -16,8 +16,8 @@ from proxy.content import Content, blocks, stretch
 from proxy.message.mime import Part
 
 IDENTITY = frozenset({"7bit", "8bit", "binary"})
-#: A part over this is shown and relayed and never edited, in octets as they are sent.
-MAX_EDITED = 4 << 20
+#: Parts that together are over this are relayed and not edited, in octets as they are sent.
+MAX_EDITED = 3 << 20
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*+={0,2}")
 _BASE64_BEGUN = re.compile(rb"[A-Za-z0-9+/]*+")

@@ -338,6 +338,15 @@ def test_an_amp_part_must_have_the_opt_out_itself() -> None:
     assert facts(of(amp)) == UNKNOWN
 
 
+def test_more_than_a_megabyte_to_look_at_is_not_read() -> None:
+    half = "x\r\n" * 174_762
+    two = [part(half, "text/plain"), part(f"{half}{FULL}")]
+    assert of(multipart("alternative", *two)).opaque == ""
+    over = multipart("alternative", *two, part("some more"))
+    assert of(over).opaque == "too much text is displayed"
+    assert of(over.replace("/alternative", "/mixed")).opaque == "", "its first part alone is shown"
+
+
 # -- subject -------------------------------------------------------------------------------------
 
 

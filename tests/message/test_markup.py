@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import tracemalloc
 
+import html_states
 import pytest
 from growth import assert_linear
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
-from proxy.message.markup import Link, footer_at, read
+from proxy.message.markup import MOST_TOKENS, Link, Page, footer_at, read
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,8 @@ def _runs(values: list[str]) -> list[str]:
     [
         *("<div>", "<b><p>", "<a b=", "<", "</", "<!--", "<!", "<a href='", "<a ", "&#1", "&amp"),
         *("<template>", "<script>", "<a href=x>", "<x y=z ", "=", '"', "<table><td>", "</a>"),
+        *("<b a=''>", "a='' ", "<", "<s>", "</b>", "<!x>", "<!---->", "<?>", "</>", "<>", "<st>"),
+        *("<script></script>", "</body>", "<img alt=''>", "<b a='<", "<i\n", "<sc", "<!-- -"),
     ],
 )
 def test_work_is_linear(unit: str) -> None:
@@ -123,15 +126,74 @@ def test_memory_is_a_small_multiple_of_the_text(start: str, unit: str) -> None:
         assert peak < 16 * len(source)
 
 
-def test_a_tag_with_too_many_attributes_hides_what_follows() -> None:
-    def page(attributes: int) -> str:
-        return "a<a " + "x " * attributes + "href=https://x.example>b</a></body>"
+@pytest.mark.parametrize("value", ["", "=1", "='>'", '="</body>"', " = '' "])
+@pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 1_999, 2_000, 2_001, 5_000])
+def test_a_tag_may_have_any_number_of_attributes(count: int, value: str) -> None:
+    tag = "<{} " + f"x{value} " * count
+    page = f"a{tag.format('a')}href=https://x.example>b</a>c{tag.format('i')}>d{tag.format('p')}>e"
+    assert read(page) == Page("abcd\ne", (Link("https://x.example", "b"),))
+    assert footer_at(page) == len(page)
+    assert footer_at(f"{page}{tag.format('/body')}>f") == len(page)
+    assert footer_at(page + tag.format("b")) is None
 
-    assert read(page(900)).links == (Link("https://x.example", "b"),)
-    assert footer_at(page(900)) is not None
-    assert read(page(2_000)).links == ()
-    assert read(page(2_000)).text == "a"
-    assert footer_at(page(2_000)) is None
+
+@pytest.mark.parametrize("count", [1, 1_999, 2_000, 2_001, 9_000])
+@pytest.mark.parametrize("unit", ["<p>a", "<b>a</b>", "<!---->a", "a<>", "<b x=''>a", "</p>a"])
+def test_runs_of_any_length(unit: str, count: int) -> None:
+    page = unit * count + "<a href=u>x</a></body>z"
+    text = "a<>" * count if unit == "a<>" else "a" * count
+    assert "".join(read(page).text.split()) == f"{text}xz"
+    assert read(page).links == (Link("u", "x"),)
+    assert footer_at(page) == page.index("</body>")
+
+
+def test_what_follows_too_many_tokens_is_not_seen() -> None:
+    links = "<a href=u>x</a>" * (MOST_TOKENS // 2)
+    assert len(read(f"{links}<p>y").links) == MOST_TOKENS // 2
+    assert read(f"{links}<p>y").text.endswith("y")
+    assert not read(f"{links}<a href=v>y</a>").text.endswith("y")
+    scripts = "<script></script>" * MOST_TOKENS
+    assert footer_at(scripts) == len(scripts)
+    assert footer_at(f"{scripts}<script></script>") is None
+
+
+_DOCUMENTS = st.lists(
+    st.sampled_from(
+        [
+            *("word", " ", "\n", "<", "</", "<<", ">", "it's", '"', "'", "=", "/", "!", "-", "--"),
+            *("<p>", "</p>", "<b>", "</B>", "<i class='x y'>", "<a href=u>", "</a>"),
+            *('<a href="v">', "<img alt='</body>'>", "<!-- c -->", "<!--", "-->", "--!>"),
+            *("<!>", "<!x>", "</>", "</3>", "<?x", "<script>", "</script>", "</script "),
+            *("<style>x</style>", "<sc", "<st>", "<title>", "</title", "<template>"),
+            *("</template>", "<template ", "</template x='>'>"),
+            *("</body>", "</BODY >", "</html>", "</html x=</body>", "<x", "<x y='", "<x y="),
+            *("<x y =", "<table", "<te", "</te>", "</bod>", "</b", "<xmp>", "</xmp>"),
+            *("<x/=", "</template"),
+            *("\u00e9", "<\u00e9>", "\x85", "</xm>", "<noembed>", "<I>"),
+        ]
+    ),
+    max_size=20,
+).map("".join)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(_DOCUMENTS)
+def test_the_cut_is_where_the_standard_has_it(source: str) -> None:
+    assert footer_at(source) == html_states.footer_at(source)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(_DOCUMENTS)
+def test_a_page_says_what_its_tokens_say(source: str) -> None:
+    """Text outside templates, and nothing of tags, comments and raw elements."""
+    depth = 0
+    said = []
+    for token in html_states.tokens(source):
+        if token.kind == "tag" and token.name.lstrip("/") == "template":
+            depth = max(0, depth + (-1 if token.name[0] == "/" else 1))
+        elif token.kind == "text" and not depth:
+            said.append(source[token.start : token.end])
+    assert "".join(read(source).text.split()) == "".join("".join(said).split())
 
 
 @pytest.mark.parametrize(

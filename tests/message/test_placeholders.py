@@ -147,6 +147,52 @@ def test_one_that_cannot_be_replaced_is_refused() -> None:
     assert "d=esp.example signs the body" in plan.refused.text
 
 
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16le", "utf-16be", "UTF-16", "utf-32"])
+@pytest.mark.parametrize("marked", [True, False])
+def test_one_in_wide_characters_is_refused(charset: str, encoding: str, marked: bool) -> None:
+    """Its octets are no ASCII, so it cannot be replaced: nobody may see it as it is."""
+    codec = charset if marked or charset[-2:].lower() in ("le", "be") else f"{charset}be"
+    for spelling in SPELLINGS:
+        octets = f"\u20ac 5 \u4e16 {spelling.decode()}\r\n".encode(codec)
+        content = part(encode(octets, encoding), encoding, f"plain; charset={charset}")
+        shown, plan = look(content)
+        assert plan.refused is not None, spelling
+        assert str(plan.refused).startswith("550 5.7.1 no-unsubscribe: placeholder")
+        assert plan.refused.text.endswith(f"cannot be replaced: charset {charset}")
+        assert shown.own_tokens == frozenset()
+        other = octets.decode(codec).replace("unsubscribe_url", "unsubscribe")
+        content = part(encode(other.encode(codec), encoding), encoding, f"plain; charset={charset}")
+        _, plan = look(content)
+        assert str(plan.refused) == "554 5.6.0 placeholder sluis.unsubscribe: unknown"
+        plain = part(encode("x".encode(codec), encoding), encoding, f"plain; charset={charset}")
+        assert look(plain)[1].refused is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "&#123;&#123;sluis.unsubscribe_url}}",
+        "{{<b>sluis</b>.unsubscribe_url}}",
+        "[[sluis&#46;unsubscribe_url]]",
+        "&lcub;{sluis.unsubscribe&lowbar;url}}",
+        "<a href='&#123;{sluis.unsubscribe_url}}'>stop</a>",
+    ],
+)
+def test_one_that_only_a_reader_sees_is_refused(text: str) -> None:
+    for before in ("", "{{sluis.unsubscribe_url}} "):
+        _, plan = look(part(f"<p>{before}{text}</p>".encode(), kind="html; charset=utf-8"))
+        assert plan.refused is not None
+        assert plan.refused.text.endswith("cannot be replaced: it is not written as such")
+
+
+def test_one_cut_where_looking_ends_is_replaced() -> None:
+    for n in range(30):
+        content = part(b"x\r\n" * 174_750 + b"x" * n + PLAIN + b"\r\n")
+        _, plan = look(content)
+        assert (plan.placeholders, plan.refused) == (1, None)
+
+
 def test_one_in_an_amp_part_is_refused() -> None:
     amp = b"Content-Type: text/x-amp-html\r\n\r\n<a href='" + PLAIN + b"'>x</a>"
     html = b"Content-Type: text/html\r\n\r\n<a href='" + PLAIN + b"'>x</a>"
