@@ -20,6 +20,7 @@ from policy.model import Verdict, Via
 from policy.pack import Packs
 from proxy import log
 from proxy.answer import End, Ending, answer
+from proxy.complaints import take_report
 from proxy.config import Settings
 from proxy.content import Content
 from proxy.copies import copies_of
@@ -65,7 +66,7 @@ class Gate:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._feedback_domain = settings.feedback.domain
+        self._mailboxes = settings.feedback.mailboxes
         self._inline_wait = settings.delivery.inline_wait.total_seconds()
         self._outbox = outbox
         self._keys = keys
@@ -116,15 +117,15 @@ class Gate:
         return self._pool.offers("DSN")
 
     def accepts_from_strangers(self, recipient: Address) -> bool:
-        """Whether anyone may write to `recipient`: only the address that takes opt-outs by mail."""
-        domain = self._feedback_domain
-        return domain is not None and recipient.domain == domain and recipient.local == "u"
+        """Whether anyone may write to `recipient`: only the addresses that take opt-outs by mail
+        and reports of complaints."""
+        return recipient.exact in self._mailboxes
 
     async def admit(self, envelope: Envelope, recipient: Address) -> Reply | None:
         """RCPT TO: refuse what is certain whatever the message says. None accepts."""
         feedback = self.accepts_from_strangers(recipient)
-        if envelope.recipients and feedback != self._is_feedback(envelope):
-            return Reply(452, "4.5.3", "opt-out address and others need separate transactions")
+        if envelope.recipients and (feedback or self._is_feedback(envelope)):
+            return Reply(452, "4.5.3", "a feedback address needs a transaction of its own")
         stream = None if feedback else self._reader.certain_stream(envelope)
         if stream is None:
             return None
@@ -207,7 +208,7 @@ class Gate:
         ref = envelope.ref
         try:
             if self._is_feedback(envelope):
-                return await self._opt_out_by_mail(envelope, content)
+                return await self._feedback(envelope, content)
             mail = await self._reader.read(envelope, content)
             if isinstance(mail, Reply):
                 log.message_refused(ref=ref, code=mail.code, reason=mail.text)
@@ -252,10 +253,26 @@ class Gate:
         self._judge.count(ruling, claimed.fates)
         return self._dispatch.counted(mail, turn)
 
-    # -- 12: opt-out by mail ---------------------------------------------------------------------
+    # -- 12: opt-outs and complaints by mail -----------------------------------------------------
 
     def _is_feedback(self, envelope: Envelope) -> bool:
         return any(self.accepts_from_strangers(r) for r in envelope.recipients)
+
+    async def _feedback(self, envelope: Envelope, content: Content) -> Reply:
+        if envelope.recipients[0].exact != self._settings.feedback.complaints_mailbox:
+            return await self._opt_out_by_mail(envelope, content)
+        said = await take_report(
+            content,
+            ref=envelope.ref,
+            keys=self._keys,
+            store=self._store,
+            settings=self._settings,
+            telemetry=self._telemetry,
+            clock=self._clock,
+        )
+        if not said.positive:
+            log.message_refused(ref=envelope.ref, code=said.code, reason=said.text)
+        return said
 
     async def _opt_out_by_mail(self, envelope: Envelope, content: Content) -> Reply:
         """The mailto of List-Unsubscribe: the token in the subject identifies person and list."""

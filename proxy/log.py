@@ -414,6 +414,11 @@ def optout_recorded(*, ref: str, sender: str, stream: str, via: str) -> None:
     _out.info("optout.recorded", ref=ref, sender=sender, stream=stream, via=via)
 
 
+def complaint_recorded(*, ref: str, sender: str, stream: str, type: str) -> None:  # noqa: A002
+    """A person's complaint is durable; `ref` is the mail, `type` as the report calls it."""
+    _out.info("complaint.recorded", ref=ref, sender=sender, stream=stream, type=type)
+
+
 def optout_forwarded(*, ref: str, stream: str, by: str, result: str, answer: str) -> None:
     """One try to pass an opt-out on; `ref` is the mail that came with the other opt-out."""
     _limited(

@@ -62,6 +62,7 @@ class Planner:
             instance=instance,
             public_url=settings.http.public_url,
             feedback_domain=settings.feedback.domain or "",
+            complaints=settings.feedback.complaints_mailbox,
         )
         self._upstream_signs = any(u.upstream_signs for u in settings.upstreams)
         self._brands = {s.id: Brand(s.name, s.postal_address) for s in settings.senders}

@@ -21,7 +21,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxy.envelope", "proxy.store.model", "proxy.config"),
     ("proxy.log", "proxy.telemetry", "proxy.keys"),
     ("proxy.tokens",),
-    ("proxy.message", "proxy.store", "proxy.delivery", "proxy.feedback"),
+    ("proxy.message", "proxy.store", "proxy.delivery"),
+    # A report has a mail in it, and is read with the same bounded MIME scan.
+    ("proxy.feedback",),
     # Recording an opt-out is shared by the page, the mailbox and the command line.
     ("proxy.web.record",),
     ("proxy.facts",),

@@ -40,6 +40,7 @@ from proxy.config.values import (
     FrozenTexts,
     HostPort,
     Id,
+    Mailbox,
     Size,
     Slug,
     Text,
@@ -381,10 +382,25 @@ class Promotion(Table):
 
 
 class Feedback(Table):
-    """`domain` takes mailto opt-outs and complaints; without it links are https only."""
+    """`domain` takes mailto opt-outs and complaints; without it links are https only.
+
+    `complaints` is the local part of the mailbox for reports of complaints, "" for none.
+    """
 
     domain: Domain | None = None
+    complaints: Mailbox = "fbl"
     verp: Annotated[Literal[False], BeforeValidator(_later)] = False
+
+    @property
+    def complaints_mailbox(self) -> str:
+        """The address that takes reports of complaints, "" for none."""
+        return f"{self.complaints}@{self.domain}" if self.domain and self.complaints else ""
+
+    @property
+    def mailboxes(self) -> frozenset[str]:
+        """The exact addresses to which anyone may write."""
+        opt_outs = f"u@{self.domain}" if self.domain else ""
+        return frozenset({opt_outs, self.complaints_mailbox} - {""})
 
 
 class Limits(Table):

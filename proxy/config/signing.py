@@ -72,6 +72,7 @@ Covered = Literal[
     "references",
     "feedback-id",
     "cfbl-address",
+    "cfbl-feedback-id",
     "list-help",
     "list-subscribe",
     "list-post",

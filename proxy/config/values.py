@@ -187,6 +187,15 @@ def slug(value: str) -> str:
     return value
 
 
+def _mailbox(value: str) -> str:
+    if value == "u":
+        raise wrong("is where opt-outs go", 'choose another name, such as "fbl"')
+    if value and not re.fullmatch(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", value):
+        remedy = 'write what stands before the @ in lower case, such as "fbl", or "" for none'
+        raise wrong("is no name of a mailbox", remedy)
+    return value
+
+
 def _base_url(value: str) -> str:
     parts = urlsplit(value)
     bad = (
@@ -237,6 +246,7 @@ Domain = Annotated[str, BeforeValidator(domain)]
 Country = Annotated[StrictStr, AfterValidator(_country)]
 Id = Annotated[StrictStr, AfterValidator(_id)]
 Slug = Annotated[StrictStr, AfterValidator(slug)]
+Mailbox = Annotated[StrictStr, AfterValidator(_mailbox)]
 BaseUrl = Annotated[StrictStr, AfterValidator(_base_url)]
 WebUrl = Annotated[StrictStr, AfterValidator(_web_url)]
 FilePath = Annotated[Path, BeforeValidator(_path)]

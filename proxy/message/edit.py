@@ -2,9 +2,9 @@
 
 `plan` decides which fields go and which come; `copy_head` gives the header block of one recipient's
 copy. The body is never part of it (`proxy.message.body`). Order from the top: Received, Sluis-Ref,
-List-Id, List-Unsubscribe, List-Unsubscribe-Post, To where it is rewritten, Feedback-ID,
-CFBL-Address, Date, Message-ID, then the client's own fields in their order and bytes. Our
-signatures are made of the whole block and put below Received (`proxy.message.sign`, `signed`).
+List-Id, List-Unsubscribe, List-Unsubscribe-Post, To where it is rewritten, CFBL-Feedback-ID,
+Feedback-ID, CFBL-Address, Date, Message-ID, then the client's own fields in their order and bytes.
+Our signatures are made of the whole block and put below Received (`proxy.message.sign`, `signed`).
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class EditPlan:
     A mail that came with our own opt-out for `own_recipient` keeps it in the copy for that person
     (`own`); every other copy is made of `main`. `mailto` is a foreign one to name beside ours. `to`
     has the mailboxes that the mail shows, by exact address, where each copy names its own alone.
+    `complaint_id` tells that each copy names itself for reports of complaints.
     """
 
     ref: str
@@ -102,6 +103,7 @@ class EditPlan:
     own_recipient: str = ""
     mailto: str = ""
     to: Mapping[str, bytes] | None = None
+    complaint_id: bool = False
     list_refusal: Reply | None = None
     message_id: str
     forward: Forward | None = None
@@ -177,6 +179,7 @@ def plan(
     if rewrite_to:
         removed |= {name for name in VISIBLE if header.named(name)}
         per_copy |= {_TO} if header.named(_TO) else set()
+    per_copy |= {cfbl_address.FEEDBACK_ID} if extra.complaint_id else set()
     replaced = set(list_unsubscribe.NAMES) if links else set()
     signing = _Signing(
         aligned, publication is not None, _TRACE if enforce else _TRACE[:1], body_edited, failed
@@ -223,6 +226,7 @@ def plan(
         own_recipient=own_recipient,
         mailto=mailto,
         to=shown_mailboxes(header) if _TO in per_copy else None,
+        complaint_id=extra.complaint_id,
         list_refusal=list_refusal,
         message_id=extra.message_id or message_id(header),
         forward=forward,
@@ -251,6 +255,8 @@ def copy_head(plan: EditPlan, *, number: int, recipient: str = "", token: str = 
         pieces.append(list_unsubscribe.fields(plan.links, token, plan.mailto))
     if plan.to is not None:
         pieces.append(_to(plan.to, recipient))
+    if plan.complaint_id and token:
+        pieces.append(cfbl_address.feedback_id(token))
     pieces.append(variant.rest)
     return b"".join(pieces)
 
@@ -263,6 +269,7 @@ class _Extra:
     names: tuple[bytes, ...] = ()
     list_id: bytes = b""
     tail: bytes = b""
+    complaint_id: bool = False
     message_id: str = ""
     blank_line: bool = False
 
@@ -309,6 +316,9 @@ def _marketing(
         names=(*names, *missing),
         list_id=list_field,
         tail=b"".join(tail[name] for name in missing),
+        complaint_id=cfbl_address.NAME in missing
+        and not header.named(cfbl_address.FEEDBACK_ID)
+        and not dkim.oversigned(header, cfbl_address.FEEDBACK_ID, failed),
         message_id=identifier if origination.MESSAGE_ID in missing else "",
         blank_line=not header.complete,
     )

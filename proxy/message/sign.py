@@ -39,7 +39,8 @@ OVERSIGNED = (
 )
 #: Covered as often as there: a relay may add its own (Amazon SES adds a Feedback-ID).
 SIGNED = (
-    *(b"sender", b"in-reply-to", b"references", b"feedback-id", b"cfbl-address"),
+    *(b"sender", b"in-reply-to", b"references", b"feedback-id"),
+    *(b"cfbl-address", b"cfbl-feedback-id"),
     *(b"list-help", b"list-subscribe", b"list-post", b"list-owner", b"list-archive"),
 )
 COVERED = frozenset((*OVERSIGNED, *SIGNED))

@@ -89,7 +89,7 @@ async def record_optout(
         recorded_at=now,
         evidence=f"token:{optout.ref}",
         unless_in_force=True,
-        forward=optout.ref if _passes_on(settings, optout) else "",
+        forward=optout.ref if passes_on(settings, optout) else "",
     )
     (new,) = await store.append([event])
     if not new:
@@ -99,7 +99,7 @@ async def record_optout(
     return Recorded(scope=scope, new=True, at=now)
 
 
-def _passes_on(settings: Settings, optout: OptOut) -> bool:
+def passes_on(settings: Settings, optout: OptOut) -> bool:
     """Whether the opt-out that the mail came with hears of this one."""
     stream = settings.find_stream(optout.stream)
     return stream is None or stream.list_unsubscribe_forward

@@ -9,6 +9,7 @@ from __future__ import annotations
 from proxy.message.fold import fold
 
 NAME = b"cfbl-address"
+FEEDBACK_ID = b"cfbl-feedback-id"
 
 
 def allowed(*, from_domain: str, mailbox: str, signed_by: str) -> bool:
@@ -21,6 +22,13 @@ def allowed(*, from_domain: str, mailbox: str, signed_by: str) -> bool:
 def field(mailbox: str) -> bytes:
     """The field, asking for reports in ARF. Raises `FoldError`."""
     return fold("CFBL-Address", [f"{mailbox};", "report=arf"])
+
+
+def feedback_id(token: str) -> bytes:
+    """CFBL-Feedback-ID: our token for this copy, which every report must repeat (section 3.2), also
+    one that returns nothing else. A dot is no character of it. Raises `FoldError`.
+    """
+    return fold("CFBL-Feedback-ID", [token.replace(".", ":")])
 
 
 def _below(name: str, parent: str) -> bool:
