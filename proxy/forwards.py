@@ -15,14 +15,15 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from policy.model import Category, Decision, Reason, Verdict
 from proxy import log
 from proxy.config import Settings
-from proxy.delivery.one_click import Answer, OneClick, Outcome
+from proxy.delivery.one_click import SECONDS, Answer, OneClick, Outcome
 from proxy.delivery.schedule import schedule
 from proxy.envelope import Envelope, Submitter
 from proxy.errors import StoreDown, StoreError
@@ -46,6 +47,9 @@ from proxy.store.model import (
 #: Seconds between two looks for what is due, and between two counts of what waits.
 POLL = 0.5
 _COUNT = 5.0
+
+#: How long one that was begun is nobody else's: longer than a try can take.
+LEASE = timedelta(seconds=SECONDS + 10)
 
 #: How long one waits whose result could not be written, in seconds.
 _STORE_PAUSE = 30.0
@@ -184,8 +188,25 @@ class Forwarder:
             await self._mail(forward)
         elif host_of(forward.uri) == self._own_host:
             await self._end(forward, Answer(Outcome.NEVER, "a link of our own"))
-        else:
-            await self._end(forward, await self._one_click.post(forward.uri))
+        elif (begun := await self._begin(forward)) is not None:
+            await self._end(begun, await self._one_click.post(forward.uri), begun=True)
+
+    async def _begin(self, forward: Forward) -> Forward | None:
+        """Take it for one try, so that no process beside this one makes it too; None: another has.
+
+        What was begun and not ended, as its process died, is due again after `LEASE`.
+        """
+        now = self._clock()
+        taken = Passing(
+            id=forward.id,
+            attempts=forward.attempts,
+            state=ForwardState.WAITING,
+            answer=forward.answer,
+            at=now,
+            next_try=now + LEASE,
+        )
+        won = await self._store.passed(taken)
+        return replace(forward, attempts=forward.attempts + 1) if won else None
 
     async def _mail(self, forward: Forward) -> None:
         asked = asked_by(forward.uri)
@@ -249,17 +270,24 @@ class Forwarder:
         self._ring()
 
     async def _end(
-        self, forward: Forward, answer: Answer, *, late: bool = False, mail: Notice | None = None
+        self,
+        forward: Forward,
+        answer: Answer,
+        *,
+        begun: bool = False,
+        late: bool = False,
+        mail: Notice | None = None,
     ) -> None:
         now = self._clock()
         next_try = None
+        tried = not begun and not late
         if answer.outcome is Outcome.TAKEN:
             state, result = ForwardState.PASSED, "passed"
         elif answer.outcome is Outcome.LATER:
             state, result = ForwardState.WAITING, "retry"
             next_try = self._schedule.after(
                 now,
-                forward.attempts + 1,
+                forward.attempts + tried,
                 Result.TEMPORARY,
                 "",
                 expires=forward.asked_at + self._settings.delivery.expiry,
@@ -274,7 +302,7 @@ class Forwarder:
             state=state,
             answer=answer.words,
             at=now,
-            tried=not late,
+            tried=tried,
             next_try=next_try,
             mail=mail,
         )

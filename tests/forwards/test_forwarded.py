@@ -19,6 +19,8 @@ from running_sluis import CLIENTS, OPT_IN, World, fields, message, until
 
 from policy.address import parse
 from policy.model import Objection
+from proxy.clock import utc_now
+from proxy.forwards import Forwarder
 from proxy.store.model import Forward, ForwardState, State
 
 pytest_plugins = ("running_sluis",)
@@ -124,6 +126,28 @@ async def test_by_mail_to_us(world: Make, peer: Peer) -> None:
     )
     assert reply.startswith("250 "), reply
     assert (await ended(w)).state is ForwardState.PASSED
+
+
+async def test_two_processes_on_one_store_make_one_try(world: Make, peer: Peer) -> None:
+    w = await world()
+    path = await mailed(w, f"https://127.0.0.1:{peer.port}/leave")
+    assert await click(w, path) == 200
+    found = await w.sluis.store.forwards(ended=True)
+    others = [
+        Forwarder(
+            w.settings,
+            keys=w.sluis.keys,
+            store=w.sluis.store,
+            telemetry=w.sluis.telemetry,
+            ring=lambda: None,
+            clock=utc_now,
+        )
+        for _ in range(3)
+    ]
+    await asyncio.gather(*(other.attempt(found[0]) for other in others))
+    one = await ended(w)
+    assert (one.state, one.attempts) == (ForwardState.PASSED, 1)
+    assert len(peer.requests) == 1
 
 
 async def test_trouble_there_is_tried_again_and_the_click_is_answered_at_once(
