@@ -76,7 +76,7 @@ class Turn:
         send: Outgoing,
         given: Sequence[Given],
         at: datetime,
-        next_try: Callable[[RowFate, Given], datetime],
+        next_try: Callable[[RowFate, Given], datetime | None],
     ) -> list[Outcome]:
         """Take note of a copy's results; those that are to be written at once."""
         taken = []
