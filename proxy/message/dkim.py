@@ -143,8 +143,8 @@ class Settled:
     failed: tuple[str, ...] = ()
 
 
-#: What becomes of a mail that nobody signed.
-_SIGN, _LEAVE = Settled(sign=True), Settled()
+#: What becomes of a mail that nobody signed: it is signed, or left as it is.
+_SIGN, LEFT = Settled(sign=True), Settled()
 
 
 def settle(
@@ -163,7 +163,7 @@ def settle(
     that do not verify: no edit is left undone for them.
     """
     if DKIM not in header.by_name and ARC not in header.by_name:
-        return _SIGN if wanted and aligned is not None else _LEAVE
+        return _SIGN if wanted and aligned is not None else LEFT
     edit = _Edit(header, removed, added, body_edited, failed)
     if aligned is None:
         return _settle_unsigned(edit)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from proxy.envelope import Envelope
 from proxy.message import dkim, mailboxes
-from proxy.message.control import REFERENCE, control_fields
+from proxy.message.control import PREFIX, REFERENCE, control_fields
 from proxy.message.header import VISIBLE, Field, Header, from_domain, message_id, splice
 from proxy.message.obligations import (
     cfbl_address,
@@ -31,6 +31,7 @@ from proxy.replies import Reply
 #: Fields that no copy keeps, beside `Sluis-*`.
 _BLIND = (b"bcc", b"resent-bcc")
 _TO = b"to"
+_TOUCHED = frozenset({*_BLIND, dkim.DKIM, dkim.ARC})
 _TRACE = (b"received", REFERENCE)
 #: A confirmation of a sign-up: there is nothing yet to opt out of.
 DOI_CONFIRMATION = "doi-confirmation"
@@ -158,6 +159,17 @@ def plan(
     its own recipient alone; `body_edited` tells that the copies get another body; `aligned` are our
     keys for this mail; `failed` the signatures on it that do not verify. Raises `FoldError`.
     """
+    if publication is None and not rewrite_to and not _touched(header):
+        return EditPlan(
+            ref=envelope.ref,
+            received=_received(envelope, site, client_ip),
+            referenced=enforce,
+            list_id=b"",
+            links=None,
+            main=Variant(header.raw[header.start :], dkim.LEFT),
+            message_id=message_id(header),
+            marks=("mbox_line",) if header.mbox_line else (),
+        )
     removed = {field.name for field in control_fields(header)}
     removed |= {name for name in _BLIND if header.named(name)}
     extra = _NOTHING
@@ -209,15 +221,7 @@ def plan(
             marks.append("one_click_unsigned")
     return EditPlan(
         ref=envelope.ref,
-        received=received(
-            helo=envelope.submitter.helo,
-            hostname=site.hostname,
-            instance=site.instance,
-            protocol=envelope.submitter.protocol,
-            ref=envelope.ref,
-            at=envelope.received_at,
-            client_ip=client_ip,
-        ),
+        received=_received(envelope, site, client_ip),
         referenced=enforce,
         list_id=extra.list_id,
         links=links,
@@ -231,6 +235,23 @@ def plan(
         message_id=extra.message_id or message_id(header),
         forward=forward,
         marks=tuple(marks),
+    )
+
+
+def _touched(header: Header) -> bool:
+    """Whether something of the block goes, or may break, where nothing of marketing is added."""
+    return any(name in _TOUCHED or name.startswith(PREFIX) for name in header.by_name)
+
+
+def _received(envelope: Envelope, site: Site, client_ip: str) -> bytes:
+    return received(
+        helo=envelope.submitter.helo,
+        hostname=site.hostname,
+        instance=site.instance,
+        protocol=envelope.submitter.protocol,
+        ref=envelope.ref,
+        at=envelope.received_at,
+        client_ip=client_ip,
     )
 
 

@@ -114,7 +114,7 @@ def score(
     With a `threshold`, what lies below it is told as nothing at all.
     """
     possible = sum(weights[name] for name in SIGNS)
-    text: str | None = None
+    text: _Text | None = None
     found = set()
     for name in _BY_COST:
         if possible < threshold:
@@ -124,7 +124,7 @@ def score(
         if name == "list_fields":
             there = any(field.startswith(b"list-") for field in header.by_name)
         else:
-            text = fold(_shown(content, header)) if text is None else text
+            text = text or _Text(_shown(content, header))
             there = _there(name, text)
         if there:
             found.add(name)
@@ -135,13 +135,32 @@ def score(
     return Score(possible, tuple(name for name in SIGNS if name in found))
 
 
-def _there(sign: str, text: str) -> bool:
+class _Text:
+    """What a mail shows. `words` has every word as it is when folded; white space may still be as
+    it came, since most mails are told by their words alone.
+    """
+
+    __slots__ = ("_folded", "words")
+
+    def __init__(self, shown: str) -> None:
+        self._folded = None if shown.isascii() else fold(shown)
+        self.words = shown.lower() if self._folded is None else self._folded
+
+    @property
+    def folded(self) -> str:
+        if self._folded is None:
+            self._folded = fold(self.words)
+        return self._folded
+
+
+def _there(sign: str, text: _Text) -> bool:
     if sign == "discount":
-        return _discounted(text)
+        return "%" in text.words and _discounted(text.folded)
     if sign == "opt_out":
-        return _OPT_OUT.found_in(text)
+        return _OPT_OUT.found_in(text.folded)
+    words = text.words
     for anchor, phrases in _LOOKED_FOR[sign]:
-        if anchor in text and any(_begins(text, phrase) for phrase in phrases):
+        if anchor in words and any(_begins(text.folded, phrase) for phrase in phrases):
             return True
     return False
 

@@ -6,13 +6,15 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.config.models import Promotion
-from proxy.message import dkim, encoded, header, mailboxes, mime, promotion, received
+from proxy.envelope import Envelope, Submitter
+from proxy.message import dkim, edit, encoded, header, mailboxes, mime, promotion, received
 from proxy.message.dates import rfc5322
 from proxy.message.fold import fold as folded
 from proxy.message.header import index
@@ -32,6 +34,7 @@ PATTERNS = {
 }
 OPT_OUT_PATTERNS = [re.compile(_pattern(p)) for phrases in OPT_OUT.values() for p in phrases]
 
+ANCHORS = [anchor for groups in promotion._LOOKED_FOR.values() for anchor, _ in groups]
 NEVER = re.compile(rb"(?!)")
 
 WORDS = sorted(
@@ -50,6 +53,7 @@ PIECES = st.one_of(
         [text for phrases in PHRASES.values() for p in phrases for text in promotion._spelled(p)]
     ),
     st.sampled_from([" ", " ", " ", "_", "-", "1", "20", "%", " %", ".", "\u00e9", "x", "\u0301"]),
+    st.sampled_from(["\t", "\r\n"]),
     st.text(max_size=12),
 )
 TEXTS = st.lists(PIECES, max_size=40).map("".join)
@@ -58,9 +62,13 @@ TEXTS = st.lists(PIECES, max_size=40).map("".join)
 @settings(max_examples=600)
 @given(TEXTS)
 def test_signs_are_those_of_the_patterns(text: str) -> None:
-    text = fold(text)
-    for sign, pattern in PATTERNS.items():
-        assert promotion._there(sign, text) is (pattern.search(text) is not None), sign
+    for shown in (text, text.encode("ascii", "ignore").decode()):
+        for sign, pattern in PATTERNS.items():
+            found = promotion._there(sign, promotion._Text(shown))
+            assert found is (pattern.search(fold(shown)) is not None), sign
+        looked_at = promotion._Text(shown)
+        assert all(anchor in looked_at.words for anchor in ANCHORS if anchor in looked_at.folded)
+        assert looked_at.folded == fold(shown)
 
 
 def test_every_phrase_has_its_sign() -> None:
@@ -68,8 +76,8 @@ def test_every_phrase_has_its_sign() -> None:
         for phrase in phrases:
             for text in promotion._spelled(phrase):
                 assert PATTERNS[sign].fullmatch(text)
-                assert promotion._there(sign, f"so, {text}s")
-                assert not promotion._there(sign, f"so{text}")
+                assert promotion._there(sign, promotion._Text(f"so, {text}s"))
+                assert not promotion._there(sign, promotion._Text(f"so{text}"))
 
 
 @settings(max_examples=300)
@@ -241,3 +249,42 @@ def test_a_trace_is_folded_as_a_whole(helo: str, client_ip: str, at: datetime) -
     words += ["by gate.acme.example", "(sluis i1)", "with ESMTP", "id 01J9ZV3K7Q8M4T00;"]
     assert got == folded("Received", [*words, rfc5322(at)])
     assert rfc5322(at).split(" ")[4] == f"{at:%H:%M:%S}"
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            *(b"To: b@example.nl\r\n", b"Bcc: c@example.nl\r\n", b"Resent-Bcc: d@example.nl\r\n"),
+            *(b"Subject: x\r\n y\r\n", b"Sluis-Ref: 1\r\n", b"Sluis-Stream: orders\r\n"),
+            *(b"List-Unsubscribe: <https://x.example>\r\n", b"ARC-Seal: i=1\r\n"),
+            b"DKIM-Signature: v=1; d=x.example; s=a; h=from:bcc; b=x\r\n",
+            b"Message-ID: <1@x>\r\n",
+            *(b"ARC-Message-Signature: i=1; d=x.example; s=a; h=from:bcc; b=x\r\n", b"X: \xff\r\n"),
+        ]
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LINES, st.sampled_from([b"", b"From x\r\n"]), st.sampled_from([b"\r\nbody", b"", b"junk"]))
+def test_a_block_of_which_nothing_goes_is_planned_as_the_long_way_does(
+    monkeypatch: pytest.MonkeyPatch, lines: list[bytes], mbox: bytes, rest: bytes
+) -> None:
+    block = index(mbox + b"From: a@acme.example\r\n" + b"".join(lines) + rest)
+    at = datetime(2026, 11, 24, tzinfo=UTC)
+    client = Submitter(listener="l", peer="127.0.0.1", helo="app")
+    envelope = Envelope(submitter=client, ref="R" * 16, received_at=at)
+    site = edit.Site(hostname="gate.acme.example", instance="i1", public_url="https://m.example")
+    key = dkim.Aligned("acme.example", frozenset(), lambda _: True)
+    for aligned in (None, key):
+        for enforce in (True, False):
+            for rewrite_to in (False, True):
+                with monkeypatch.context() as patch:
+                    asked: dict[str, Any] = {
+                        **{"envelope": envelope, "site": site, "enforce": enforce},
+                        **{"aligned": aligned, "rewrite_to": rewrite_to},
+                    }
+                    short = edit.plan(block, **asked)
+                    patch.setattr(edit, "_touched", lambda _: True)
+                    assert short == edit.plan(block, **asked)
