@@ -149,7 +149,7 @@ def told(header: Header, shown: Shown, body: BodyPlan, content: bytes) -> list[o
     return values
 
 
-@hypothesis_settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(
     HEADERS,
     BODIES,

@@ -59,7 +59,7 @@ PIECES = st.one_of(
 TEXTS = st.lists(PIECES, max_size=40).map("".join)
 
 
-@settings(max_examples=600)
+@settings(deadline=None, max_examples=600)
 @given(TEXTS)
 def test_signs_are_those_of_the_patterns(text: str) -> None:
     for shown in (text, text.encode("ascii", "ignore").decode()):
@@ -80,14 +80,14 @@ def test_every_phrase_has_its_sign() -> None:
                 assert not promotion._there(sign, promotion._Text(f"so{text}"))
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(st.lists(st.sampled_from(["1%", " ", "off", "x off", ".", "5 %", "e" * 40]), max_size=120))
 def test_a_discount_is_found_wherever_it_stands(pieces: list[str]) -> None:
     text = "".join(pieces)
     assert promotion._discounted(text) is (promotion._DISCOUNT.search(text) is not None)
 
 
-@settings(max_examples=400)
+@settings(deadline=None, max_examples=400)
 @given(TEXTS, st.booleans(), st.integers(1, 300))
 def test_a_threshold_changes_nothing_from_it_on(text: str, listed: bool, threshold: int) -> None:
     fields = "List-Id: <a.example>\r\n" if listed else ""
@@ -99,7 +99,7 @@ def test_a_threshold_changes_nothing_from_it_on(text: str, listed: bool, thresho
     assert short == (whole if whole.total >= threshold else Score(0, ()))
 
 
-@settings(max_examples=600)
+@settings(deadline=None, max_examples=600)
 @given(TEXTS)
 def test_opt_out_words_are_those_of_the_patterns(text: str) -> None:
     text = fold(text)
@@ -116,6 +116,7 @@ def test_every_opt_out_word_is_found(language: str) -> None:
             assert Words().found_in(plain)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=300), st.booleans())
 def test_folded_text_is_split_and_joined(text: str, ascii_only: bool) -> None:
     text = text.encode("ascii", "ignore").decode() if ascii_only else text
@@ -131,7 +132,7 @@ def test_every_white_space_is_one() -> None:
             assert fold(f"a{char}{char}b{char}") == "a b"
 
 
-@settings(max_examples=400)
+@settings(deadline=None, max_examples=400)
 @given(st.lists(st.sampled_from([b"=?", b"?=", b"utf-8?q?", b"a=20b", b" ", b"\xc3\xa9", b"x"])))
 def test_a_value_without_encoded_words_is_decoded_alike(pieces: list[bytes]) -> None:
     value = b"".join(pieces)
@@ -158,7 +159,7 @@ def _outcome(content: bytes, most: int, fields: int) -> object:
         return str(refused)
 
 
-@settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=800, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(FIELD_PIECES, max_size=30).map(b"".join), st.integers(1, 400), st.integers(1, 9))
 def test_fields_are_those_of_the_long_way(
     monkeypatch: pytest.MonkeyPatch, content: bytes, most: int, fields: int
@@ -178,7 +179,7 @@ MAILBOX_PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=2000)
+@settings(deadline=None, max_examples=1000)
 @given(st.lists(MAILBOX_PIECES, max_size=8).map(b"".join), st.integers(1, 101))
 def test_mailboxes_are_those_of_the_long_way(value: bytes, most: int) -> None:
     def outcome(read: Callable[[], object]) -> object:
@@ -213,6 +214,7 @@ def test_a_type_that_is_there_twice_is_not_sound(twice: bool) -> None:
 NAMES = st.frozensets(st.sampled_from([b"to", b"bcc", b"list-id", b"list-unsubscribe"]))
 
 
+@settings(deadline=None)
 @given(NAMES, NAMES, st.booleans(), st.booleans(), st.booleans())
 def test_what_nobody_signed_is_settled_as_the_long_way_does(
     removed: frozenset[bytes], added: frozenset[bytes], body: bool, key: bool, wanted: bool
@@ -236,6 +238,7 @@ def test_what_nobody_signed_is_settled_as_the_long_way_does(
     )
 
 
+@settings(deadline=None)
 @given(
     st.text(st.characters(codec="ascii"), max_size=300),
     st.sampled_from(["", "192.0.2.1", "2001:db8::1"]),
@@ -266,7 +269,7 @@ LINES = st.lists(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LINES, st.sampled_from([b"", b"From x\r\n"]), st.sampled_from([b"\r\nbody", b"", b"junk"]))
 def test_a_block_of_which_nothing_goes_is_planned_as_the_long_way_does(
     monkeypatch: pytest.MonkeyPatch, lines: list[bytes], mbox: bytes, rest: bytes

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client import Histogram as Theirs
@@ -31,6 +31,7 @@ def shown(registry: CollectorRegistry) -> list[list[str]]:
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(BOUNDS), st.floats(0, 100)), max_size=50))
 def test_a_histogram(values: list[float]) -> None:
     registry, ours, (other, theirs) = both(
@@ -46,6 +47,7 @@ def test_a_histogram(values: list[float]) -> None:
 LABELS = st.tuples(st.sampled_from(["a", "b", 'c"\n\\']), st.sampled_from(["x", "y"]))
 
 
+@settings(deadline=None)
 @given(st.lists(LABELS, max_size=50))
 def test_a_counter(events: list[tuple[str, str]]) -> None:
     registry, ours, (other, theirs) = both(
@@ -122,6 +124,7 @@ class LongWay(log._Limiter):
         return None, ended
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0, 0, 0, 0.5, 7, 61])), max_size=120),
     st.integers(1, 3),
