@@ -355,7 +355,9 @@ def test_what_is_certain_at_rcpt(
 DOMAINS = ["", "news.acme.example", "watched.acme.example", "orders.acme.example", "x.example"]
 
 
-@hypothesis_settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_a_choice_that_is_kept_is_the_same(settings: Settings, data: st.DataObject) -> None:
     chooser = CHOOSERS.setdefault(id(settings), Chooser(settings))

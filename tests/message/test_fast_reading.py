@@ -35,6 +35,7 @@ PATTERNS = {
 OPT_OUT_PATTERNS = [re.compile(_pattern(p)) for phrases in OPT_OUT.values() for p in phrases]
 
 ANCHORS = [anchor for groups in promotion._LOOKED_FOR.values() for anchor, _ in groups]
+PATCHED = [HealthCheck.function_scoped_fixture]
 NEVER = re.compile(rb"(?!)")
 
 WORDS = sorted(
@@ -159,7 +160,7 @@ def _outcome(content: bytes, most: int, fields: int) -> object:
         return str(refused)
 
 
-@settings(deadline=None, max_examples=800, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=800, suppress_health_check=PATCHED)
 @given(st.lists(FIELD_PIECES, max_size=30).map(b"".join), st.integers(1, 400), st.integers(1, 9))
 def test_fields_are_those_of_the_long_way(
     monkeypatch: pytest.MonkeyPatch, content: bytes, most: int, fields: int
@@ -269,7 +270,7 @@ LINES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=400, suppress_health_check=PATCHED)
 @given(LINES, st.sampled_from([b"", b"From x\r\n"]), st.sampled_from([b"\r\nbody", b"", b"junk"]))
 def test_a_block_of_which_nothing_goes_is_planned_as_the_long_way_does(
     monkeypatch: pytest.MonkeyPatch, lines: list[bytes], mbox: bytes, rest: bytes
