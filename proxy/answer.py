@@ -58,10 +58,13 @@ def answer(ref: str, endings: Sequence[Ending]) -> Reply:
 
     250 where the mail is upstream's or ours for somebody and nobody's is left to the client; what
     then is blocked or failed is reported. 451 where somebody's is: nothing that a client was told
-    is done may be left undone, and its retry does not repeat what was relayed.
+    is done may be left undone, and its retry does not repeat what was relayed. Where every answer
+    comes from the journal, nothing is on record under `ref`: the first one's reference is given.
     """
     if len(endings) == 1:
         return _single(endings[0])
+    if not any(ending.ref.startswith(ref) for ending in endings):
+        ref = endings[0].ref
     count = {end: sum(1 for e in endings if e.end is end) for end in End}
     relayed, queued, total = count[End.RELAYED], count[End.QUEUED], len(endings)
     open_ = count[End.RETURNED] + count[End.UNKNOWN] + count[End.DEFERRED]

@@ -107,3 +107,11 @@ def test_a_reply_is_one_line_of_printable_ascii() -> None:
     reply = parse_reply("550 5.1.1 caf\u00e9 \x1b[31m")
     assert reply is not None
     assert str(reply) == "550 5.1.1 caf? ?[31m"
+
+
+def test_the_reference_is_one_that_is_on_record() -> None:
+    first, second = "06H0000000000001", "06H0000000000002"
+    known = [Ending(End.RELAYED, "250 2.0.0 ok", first), Ending(End.RELAYED, "", second)]
+    assert str(answer(REF, known)) == f"250 2.0.0 relayed 2 of 2 (ref {first})"
+    mixed = [*known, Ending(End.RELAYED, "", REF)]
+    assert str(answer(REF, mixed)) == f"250 2.0.0 relayed 3 of 3 (ref {REF})"
