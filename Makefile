@@ -8,7 +8,7 @@ UV ?= $(or $(shell command -v uv),.venv/bin/uv)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test check lint types fuzz bench bench-quick corpus docs lock clean setup setup-test setup-bench
+.PHONY: help demo test check lint types fuzz faults bench bench-quick corpus docs lock clean setup setup-test setup-bench
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,9 @@ types: setup-test ## mypy --strict
 
 fuzz: setup-test ## 20,000 SMTP sessions out of a grammar (ARGS="--sessions 1000 --seed 7")
 	@.venv/bin/python tests/smtp/grammar_fuzz.py $(ARGS)
+
+faults: setup-test ## Kill the relay at 500 points, break disk and upstream, check the record (ARGS="--points 50 --seed 7")
+	@exec .venv/bin/python tests/faults/run_faults.py $(ARGS)
 
 bench: setup-bench ## Side-by-side runs, results as ratios (BENCH=peers ARGS="small --rounds 5" for one)
 	@set -e; for name in $(BENCH); do echo "== $$name"; .venv/bin/python -m bench.$$name $(ARGS); done

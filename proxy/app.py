@@ -39,7 +39,7 @@ from proxy.smtp.limits import Admission
 from proxy.smtp.server import RunningListener, serve_listener
 from proxy.store.instance import InstanceLock, instance_id
 from proxy.store.model import Store
-from proxy.store.sqlite import open_sqlite
+from proxy.store.sqlite import make_sqlite, open_sqlite
 from proxy.telemetry import Telemetry
 from proxy.web.admin import admin_app
 from proxy.web.later import LaterApi
@@ -120,7 +120,7 @@ async def running(
         await admin.start()
         stack.push_async_callback(admin.stop)
 
-        instance = instance_id(data_dir)
+        instance = await _instance(settings, create=create)
         delivery = settings.delivery
         store = await open_sqlite(
             settings.store.sqlite_path(data_dir),
@@ -236,6 +236,15 @@ async def serve(settings: Settings) -> None:
         _settle_memory()
         _notify_systemd()
         await stop.wait()
+
+
+async def _instance(settings: Settings, *, create: bool) -> str:
+    """The instance id. It says that there must be a database, so that is made before it: a first
+    start that is killed in between leaves what the next one can use."""
+    data_dir = settings.server.data_dir
+    if create:
+        await make_sqlite(settings.store.sqlite_path(data_dir))
+    return instance_id(data_dir)
 
 
 async def _listen(

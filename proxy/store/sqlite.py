@@ -151,6 +151,14 @@ async def open_sqlite(
     )
 
 
+async def make_sqlite(path: Path) -> None:
+    """Make a complete database at `path`, unless there is one. Raises as `open_sqlite`."""
+    try:
+        await asyncio.to_thread(migrate.prepare, path, create=True)
+    except (sqlite3.Error, OSError) as error:
+        raise trouble(error) or StoreUnavailable(f"{path}: {error}") from error
+
+
 def _bind(db: sqlite3.Connection, *, path: Path, keys: str) -> None:
     """Remember under which keys this store is written; never change them."""
     found = db.execute("SELECT value FROM meta WHERE key = 'keys'").fetchall()

@@ -141,7 +141,7 @@ def test_scripts_stop_at_the_first_error(script: str) -> None:
 def test_help_names_the_public_targets() -> None:
     done = subprocess.run(["make", "-s", "-C", ROOT], capture_output=True, text=True, check=True)
     named = re.findall(r"^ +make ([a-z]+) ", done.stdout, flags=re.MULTILINE)
-    expected = ["help", "demo", "test", "check", "lint", "types", "fuzz", "bench"]
+    expected = ["help", "demo", "test", "check", "lint", "types", "fuzz", "faults", "bench"]
     assert named == [*expected, "corpus", "docs", "lock", "clean"]
 
 
