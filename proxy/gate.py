@@ -213,6 +213,8 @@ class Gate:
             if isinstance(mail, Reply):
                 log.message_refused(ref=ref, code=mail.code, reason=mail.text)
                 return mail
+            if mail.signs:
+                self._telemetry.promotion(mail.stream.id, mail.signs)
             return answer(ref, await self._relay(mail, until, turn))
         except StoreError as error:
             return store_trouble("submit", ref, error)

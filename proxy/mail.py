@@ -30,7 +30,7 @@ from proxy.message.control import Control, ControlError, control
 from proxy.message.edit import EditPlan, shown_mailboxes
 from proxy.message.header import Header, HeaderRefused
 from proxy.message.inspect import ANYONE, Shown
-from proxy.message.promotion import SIGNS, score
+from proxy.message.promotion import DECLARED, SIGNS, score
 from proxy.message.received import after_trace, check_loop
 from proxy.message.sign import Signing
 from proxy.message.signals import declared, signals
@@ -52,8 +52,9 @@ class Mail:
     None where no duty is owed; `owners` maps the tokens of our links in it to the addresses they
     were sealed for, `holders` are those for whom they meet the duty. `body` holds the edits of the
     body, `plan` those of the header where it stays as it is, `edited` where it does not.
-    `promotion` tells that transactional mail is declared promotional or counts as it. `signing` has
-    the keys for the copies that the plans want signed.
+    `promotion` tells that transactional mail is declared promotional or counts as it, `signs` by
+    what (`proxy.message.promotion.SIGNS`, or `solicitation`), also where the stream makes nothing
+    of it. `signing` has the keys for the copies that the plans want signed.
     """
 
     envelope: Envelope
@@ -72,6 +73,7 @@ class Mail:
     owners: Mapping[str, str]
     visible_recipients: int | None
     promotion: bool
+    signs: tuple[str, ...]
     notes: tuple[str, ...]
     opt_out_url: str
     body: BodyPlan
@@ -244,7 +246,7 @@ class Reader:
         marketing = found.category is Category.MARKETING
         enforced = marketing and found.stream.mode == "enforce"
         signing = self._planner.signing(header, found.stream) if enforced else None
-        promotion, notes = await self._promotion(envelope, content, header, found)
+        promotion, signs, notes = await self._promotion(envelope, content, header, found)
         shown = None
         body = untouched(content, header)
         failed = await self._planner.failed(content, header)
@@ -295,6 +297,7 @@ class Reader:
             owners=owners,
             visible_recipients=visible,
             promotion=promotion,
+            signs=signs,
             notes=notes,
             opt_out_url=self._site.links.url,
             body=body,
@@ -364,12 +367,13 @@ class Reader:
 
     async def _promotion(
         self, envelope: Envelope, content: Content, header: Header, found: Class
-    ) -> tuple[bool, tuple[str, ...]]:
-        """Whether transactional mail counts as promotional, and what the journal notes of it."""
+    ) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
+        """Whether transactional mail counts as promotional, by which signs, and what the journal
+        notes of it."""
         if found.category is not Category.TRANSACTIONAL or found.null:
-            return False, ()
+            return False, (), ()
         if envelope.solicitation or declared(header):
-            return True, ("solicitation",)
+            return True, (DECLARED,), (DECLARED,)
         threshold = self._settings.promotion.threshold
         if large(content, LARGE_TO_INSPECT):
             found_ = await asyncio.to_thread(
@@ -378,9 +382,9 @@ class Reader:
         else:
             found_ = score(content, header, self._weights, threshold=threshold)
         if found_.total < threshold:
-            return False, ()
+            return False, (), ()
         note = f"promotion {found_.total}: {', '.join(found_.signs)}"
-        return found.stream.promotion == "enforce", (note,)
+        return found.stream.promotion == "enforce", found_.signs, (note,)
 
     def _listener(self, envelope: Envelope) -> Listener:
         return self._listeners[envelope.submitter.listener]

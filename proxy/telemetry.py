@@ -29,6 +29,10 @@ from proxy.meters import OTHER, Counters, Histogram, Labels
 NONE = "none"
 
 OUTCOMES = ("relayed", "blocked", "deferred", "failed", "returned", "unknown", "answered")
+PROMOTION = (
+    *("any", "discount", "voucher", "shopping", "urgency", "newsletter", "opt_out", "list_fields"),
+    "solicitation",
+)
 FORWARDED = ("passed", "refused", "expired", "retry")
 OUTBOX_STATES = ("waiting", "attempting", "held")
 EXPIRING = ("30d", "60d", "90d")
@@ -65,6 +69,7 @@ _NOT_MARKETING_BLOCKS = (
 
 _CEILING = 495
 _NAMED = 10
+_PROMOTED = 3
 _PACKS = 20
 _MILLISECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 _GROUP = (1, 2, 4, 8, 16, 64, 256)
@@ -232,6 +237,19 @@ class Telemetry:
             lambda v: (v[0], v[1] if v[1] in _VIAS else OTHER),
             most=3 * len(streams) + 4,
         )
+        self._promotions = self._counters_of(
+            "promotions_total",
+            "Transactional mails whose signs of promotion reach the threshold, by sign.",
+            ("stream", "sign"),
+            lambda v: (v[0], v[1] if v[1] in PROMOTION else OTHER),
+            most=_PROMOTED * len(PROMOTION),
+            spare=len(PROMOTION),
+            rest=lambda v: (OTHER, v[1]),
+        )
+        served = [s.id for s in settings.streams if s.category is Category.TRANSACTIONAL]
+        self._promotions.make(
+            (self._label.get(s, OTHER), sign) for s in served[:_PROMOTED] for sign in PROMOTION
+        )
         taken = (Via.ONE_CLICK.value, Via.PAGE.value, Via.MAILTO.value)
         self._optouts.make((s, via) for s in streams for via in taken)
         self._replies = self._counters_of(
@@ -273,7 +291,7 @@ class Telemetry:
         """What each stream can get at zero, the likeliest first, in the room the others leave."""
         others = (
             *(self._sessions, self._store_errors, self._messages),
-            *(self._optouts, self._replies, self._by_jurisdiction),
+            *(self._optouts, self._replies, self._by_jurisdiction, self._promotions),
         )
         taken = sum(len(family.samples) for family in self._registry.collect())
         taken += _PACKS + sum(family.room for family in others) + self._decisions.room
@@ -303,6 +321,12 @@ class Telemetry:
     def message(self, stream: str, outcome: str) -> None:
         """One recipient's mail ended; `outcome` is one of `OUTCOMES`."""
         self._messages.add((self._label.get(stream, OTHER), outcome))
+
+    def promotion(self, stream: str, signs: Iterable[str]) -> None:
+        """A transactional mail counts as promotional, or would; `signs` say by what."""
+        label = self._label.get(stream, OTHER)
+        for sign in ("any", *signs):
+            self._promotions.add((label, sign))
 
     def relayed(self, seconds: float) -> None:
         """The upstream answered, `seconds` after end of data."""

@@ -105,6 +105,9 @@ class Score:
 
 _NONE = Score(0, ())
 
+#: What a sender says itself (`Solicitation` field, SOLICIT=, RFC 3865): no sign that is weighed.
+DECLARED = "solicitation"
+
 
 def score(
     content: Content, header: Header, weights: Mapping[str, int], *, threshold: int = 0

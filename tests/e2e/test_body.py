@@ -302,6 +302,15 @@ async def test_the_modes_of_an_unsubscribe_header_that_is_there(world: Make) -> 
 SHOP = "20% korting met kortingscode LENTE. Shop nu!\r\n"
 
 
+def promotions(port: int) -> dict[str, float]:
+    """How many receipts were counted as promotional, by sign."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    series = r'^sluis_promotions_total\{sign="(\w+)",stream="orders"\} (\S+)'
+    found = {sign: float(number) for sign, number in re.findall(series, text, re.MULTILINE)}
+    return {sign: number for sign, number in found.items() if number}
+
+
 @pytest.mark.parametrize(("setting", "verdict"), [("observe", "250 "), ("enforce", "550 5.7.1 ")])
 async def test_promotion_in_a_receipt_is_scored(world: Make, setting: str, verdict: str) -> None:
     w = await world(edit=stream("orders", f'promotion = "{setting}"'))
@@ -316,3 +325,7 @@ async def test_promotion_in_a_receipt_is_scored(world: Make, setting: str, verdi
     said = "SOLICIT=org.example:ADV"
     reply = await w.send(HANS, message("orders"), stream="orders", options=said)
     assert reply.startswith("550 5.7.1 mixed-purpose"), reply
+    counted = await asyncio.to_thread(promotions, w.sluis.admin_port)
+    assert counted == {
+        "any": 3, "discount": 1, "voucher": 1, "shopping": 1, "solicitation": 2
+    }  # fmt: skip

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from policy.model import Reason, Via
 from proxy import telemetry
 from proxy.config import load
-from proxy.telemetry import OUTCOMES, Telemetry
+from proxy.message.promotion import DECLARED, SIGNS
+from proxy.telemetry import OUTCOMES, PROMOTION, Telemetry
 
 ROOT = Path(__file__).parents[2]
 DESIGN = {
@@ -115,6 +116,7 @@ def exercise(metrics: Telemetry, streams: int, strange: str = "") -> None:
                     metrics.decided(
                         strange or f"s{n}", verdict, reason, mode, strange or "nl", 0.001
                     )
+        metrics.promotion(strange or f"s{n}", [strange] if strange else PROMOTION[1:])
         for outcome in [strange] if strange else OUTCOMES:
             metrics.message(strange or f"s{n}", outcome)
         for via in [strange] if strange else [v.value for v in Via]:
@@ -149,7 +151,7 @@ def test_the_families_of_the_design_are_there(tmp_path: Path) -> None:
 
 
 def test_the_document_lists_every_family_with_type_and_labels(tmp_path: Path) -> None:
-    metrics = made(tmp_path)
+    metrics = made(tmp_path, 3)
     metrics.packs(PACKS)
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(sluis_[a-z_]+)` \| (\w+) \|\s*(.*?)\s*\| .+ \|$", text, re.M)
@@ -187,6 +189,7 @@ def test_ten_thousand_strangers_make_no_series(tmp_path: Path) -> None:
     for n in range(10_000):
         metrics.decided(f"x{n}", f"x{n}", f"x{n}", f"x{n}", f"x{n}", 0.0)
         metrics.message(f"x{n}", f"x{n}")
+        metrics.promotion(f"x{n}", [f"x{n}"])
         metrics.optout(f"x{n}", f"x{n}", 0.0)
         metrics.reply(f"x{n}", n)
     assert len(scrape(metrics)) < before + 50
@@ -249,6 +252,8 @@ def test_events_are_counted_where_they_belong(tmp_path: Path) -> None:
     metrics.decided("s0", "block", "suppressed", "enforce", "nl", 0.002)
     metrics.decided("s2", "allow", "not-marketing", "enforce", "", 0.0)
     metrics.message("s0", "blocked")
+    metrics.promotion("s2", ["discount", "opt_out"])
+    metrics.promotion("s2", ["discount", "voucher"])
     metrics.relayed(0.02)
     metrics.connection_opened("127.0.0.1:2500")
     metrics.connection_opened("127.0.0.1:2500")
@@ -275,6 +280,10 @@ def test_events_are_counted_where_they_belong(tmp_path: Path) -> None:
         ("decisions_by_jurisdiction_total", ("jurisdiction", "none"), ("verdict", "allow")): 1,
         ("decision_seconds_count",): 2,
         ("messages_total", ("stream", "s0"), ("outcome", "blocked")): 1,
+        ("promotions_total", ("stream", "s2"), ("sign", "any")): 2,
+        ("promotions_total", ("stream", "s2"), ("sign", "discount")): 2,
+        ("promotions_total", ("stream", "s2"), ("sign", "voucher")): 1,
+        ("promotions_total", ("stream", "s2"), ("sign", "urgency")): 0,
         ("relay_seconds_sum",): 0.02,
         ("smtp_connections",): 1,
         ("smtp_sessions_total", ("listener", "127.0.0.1:2500")): 2,
@@ -310,6 +319,10 @@ def test_events_are_counted_where_they_belong(tmp_path: Path) -> None:
             if sample == f"sluis_{name}" and pairs >= set(labels)
         ]
         assert found == [number], (name, labels)
+
+
+def test_signs_of_promotion_are_those_that_are_looked_for() -> None:
+    assert ("any", *SIGNS, DECLARED) == PROMOTION
 
 
 def test_new_packs_replace_the_old(tmp_path: Path) -> None:
