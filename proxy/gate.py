@@ -127,7 +127,8 @@ class Gate:
         if envelope.recipients and (feedback or self._is_feedback(envelope)):
             return Reply(452, "4.5.3", "a feedback address needs a transaction of its own")
         stream = None if feedback else self._reader.certain_stream(envelope)
-        if stream is None:
+        if stream is None or stream.partial == "all-or-nothing":
+            # Refused here, a client would go on with the others: at DATA it is all of them.
             return None
         try:
             subject = self._keys.subject(stream.sender, recipient)

@@ -81,6 +81,7 @@ def configure(db: sqlite3.Connection, *, read_only: bool = False) -> None:
     for pragma in (
         "synchronous = FULL",
         "foreign_keys = ON",
+        "secure_delete = ON",  # what is deleted is mail and addresses: no copy stays in free pages
         "recursive_triggers = ON",  # REPLACE then meets the triggers that forbid DELETE
         f"busy_timeout = {BUSY_TIMEOUT}",
         f"journal_size_limit = {_LOG_SIZE}",

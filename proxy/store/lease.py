@@ -40,11 +40,15 @@ END = compiled(
 _OTHERS = or_(
     delivery.c.instance != bindparam("instance"), delivery.c.epoch != bindparam("epoch")
 )
+_open = delivery.alias("open")
 _ORPHANS = compiled(
     select(delivery.c.id, delivery.c.attempts, delivery.c.owed, submission.c.received_at)
     .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
     .where(
-        delivery.c.state == literal_column("'attempting'"),
+        # The journal is never scanned for it: the index alone says what is under way.
+        delivery.c.id.in_(
+            select(_open.c.id).where(_open.c.state == literal_column("'attempting'"))
+        ),
         or_(
             exists(
                 select(literal_column("1"))
