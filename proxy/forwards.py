@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,28 +18,24 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from policy.model import Category, Decision, Reason, Verdict
 from proxy import log
 from proxy.config import Settings
 from proxy.delivery.one_click import SECONDS, Answer, OneClick, Outcome
 from proxy.delivery.schedule import schedule
-from proxy.envelope import Envelope, Submitter
 from proxy.errors import StoreDown, StoreError
 from proxy.keys import Keys
 from proxy.message.fold import FoldError
 from proxy.message.leave import asked_by, leave
-from proxy.owed import kept
+from proxy.message.sign import Signer
+from proxy.own_mail import OwnMail
 from proxy.ref import new_ref
 from proxy.store.model import (
     Forward,
     ForwardState,
-    NewRow,
     Notice,
     Passing,
     Result,
-    State,
     Store,
-    Submission,
 )
 
 #: Seconds between two looks for what is due, and between two counts of what waits.
@@ -90,7 +84,6 @@ class Forwarder:
     ) -> None:
         """`ring` tells the outbox that a mail was put in."""
         self._settings = settings
-        self._keys = keys
         self._store = store
         self._telemetry = telemetry
         self._ring = ring
@@ -100,6 +93,8 @@ class Forwarder:
         self._poll = poll
         delivery = settings.delivery
         self._schedule = schedule(delivery.retry_first, delivery.retry_longest, {})
+        self._signer = Signer(1)
+        self._own = OwnMail(settings, keys=keys, signer=self._signer)
         self._own_host = urlsplit(settings.http.public_url).hostname
         self._running: dict[int, tuple[str, asyncio.Task[None]]] = {}
         self._stop = asyncio.Event()
@@ -138,6 +133,7 @@ class Forwarder:
         self._stop.set()
         while self._running:
             await asyncio.wait({task for _, task in self._running.values()})
+        self._signer.close()
 
     async def _pick(self) -> list[Forward]:
         free = _AT_ONCE - len(self._running)
@@ -210,61 +206,36 @@ class Forwarder:
 
     async def _mail(self, forward: Forward) -> None:
         asked = asked_by(forward.uri)
+        stream = self._settings.find_stream(forward.stream)
         words = ""
         if asked is None:
             words = "not a usable URI"
         elif asked.address.domain == self._settings.feedback.domain:
             words = "a mailbox of our own"
-        elif self._settings.find_stream(forward.stream) is None:
+        elif stream is None:
             words = f"stream {forward.stream} is not configured any more"
-        if asked is None or words:
+        if asked is None or stream is None or words:
             await self._end(forward, Answer(Outcome.NEVER, words))
             return
         at = self._clock()
         ref = new_ref(at)
-        hostname = self._settings.server.hostname
-        message_id = f"<{ref}@{hostname}>"
+        hostname, message_id = self._settings.server.hostname, self._own.message_id(ref)
         try:
             content = leave(asked, hostname=hostname, message_id=message_id, at=at)
         except FoldError:
             await self._end(forward, Answer(Outcome.NEVER, "not a usable URI"))
             return
-        listener = self._settings.listeners[0].address
-        envelope = Envelope(
-            submitter=Submitter(listener=listener, peer=""), ref=ref, received_at=at
-        )
-        submission = Submission(
+        mail = await self._own.waiting(
+            content,
+            to=asked.address,
             ref=ref,
-            received_at=at,
-            submitter=envelope.submitter.identity,
-            listener=listener,
-            mail_from="",
-            message_id=message_id,
-            content_hash=hashlib.sha256(content).hexdigest(),
-            size=len(content),
-            stream=forward.stream,
-            sender=forward.sender,
-            category=Category.TRANSACTIONAL,
-            mode="enforce",
-            class_source=f"opt-out of {forward.ref}.{forward.copy}",
-        )
-        row = NewRow(
-            n=1,
-            copy=1,
-            subject=self._keys.subject(forward.sender, asked.address),
-            address=asked.address.exact,
-            copy_key=uuid.uuid4().hex,
-            state=State.WAITING,
-            decision=Decision(verdict=Verdict.ALLOW, reason=Reason.NOT_MARKETING),
-            facts="{}",
-            marketing=False,
-        )
-        mail = Notice(
-            covers=(),
-            submission=submission,
-            row=row,
-            body=kept(envelope, content, null=True),
-            since=at,
+            at=at,
+            stream=stream.id,
+            sender=stream.sender,
+            mode=stream.mode,
+            listener=self._settings.listeners[0].address,
+            submitter="",
+            why=f"opt-out of {forward.ref}.{forward.copy}",
         )
         await self._end(forward, Answer(Outcome.TAKEN, f"mail {ref}"), mail=mail)
         self._ring()

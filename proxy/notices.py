@@ -6,27 +6,21 @@ and only to a submitter's own domain: who forges a sender makes no mail to a str
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from policy.explain import explain
-from policy.model import Category, Decision, Reason, Verdict
-from proxy import log
+from policy.model import Decision
 from proxy.config import Settings
-from proxy.dkim_keys import KeyRing
-from proxy.envelope import Envelope, Submitter
-from proxy.errors import KeysError
 from proxy.keys import Keys
 from proxy.mail import Mail
 from proxy.message.dsn import Failed, Returned, dsn, is_automatic
-from proxy.message.sign import Signer, Signing, SigningError
-from proxy.owed import kept
+from proxy.message.sign import Signer
+from proxy.own_mail import OwnMail
 from proxy.ref import new_ref
-from proxy.store.model import NewRow, Notice, State, Store, Submission
+from proxy.store.model import Notice, State, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +54,9 @@ class Notices:
         clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
-        self._keys = keys
         self._store = store
-        self._signer = signer
         self._clock = clock
-        self._ring = KeyRing(settings)
-        # A notice is signed once, and which upstream takes it is not known then.
-        upstreams = settings.upstreams
-        self._omit = {name for upstream in upstreams for name in upstream.dkim_omit}
-        self._algorithms = set.intersection(*(set(upstream.dkim_keys) for upstream in upstreams))
+        self._own = OwnMail(settings, keys=keys, signer=signer)
 
     async def about(self, mail: Mail, lost: Sequence[Lost]) -> Notice | None:
         """One notice about all of `lost` that were not told of before; None where none is due.
@@ -106,7 +94,6 @@ class Notices:
         language = mail.stream.lang
         hostname = self._settings.server.hostname
         ref = new_ref(at)
-        message_id = f"<{ref}@{hostname}>"
         content = dsn(
             Returned(
                 mail_from=sender.exact,
@@ -117,68 +104,25 @@ class Notices:
             ),
             [self._failed(mail, one, language, at) for one in lost],
             hostname=hostname,
-            message_id=message_id,
+            message_id=self._own.message_id(ref),
             boundary=secrets.token_hex(20),
             at=at,
             language=language,
         )
-        content = await self._signature(content, ref, at) + content
-        envelope = Envelope(
-            submitter=Submitter(listener=mail.envelope.submitter.listener, peer=""),
+        return await self._own.waiting(
+            content,
+            to=sender,
             ref=ref,
-            received_at=at,
-            body_8bit=not content.isascii(),
-            smtputf8=sender.utf8,
-        )
-        submission = Submission(
-            ref=ref,
-            received_at=at,
-            submitter=mail.envelope.submitter.identity,
-            listener=mail.envelope.submitter.listener,
-            mail_from="",
-            message_id=message_id,
-            content_hash=hashlib.sha256(content).hexdigest(),
-            size=len(content),
+            at=at,
             stream=mail.stream.id,
             sender=mail.stream.sender,
-            category=Category.TRANSACTIONAL,
             mode=mail.stream.mode,
-            class_source=f"notice about {mail.ref}",
-        )
-        row = NewRow(
-            n=1,
-            copy=1,
-            subject=self._keys.subject(mail.stream.sender, sender),
-            address=sender.exact,
-            copy_key=uuid.uuid4().hex,
-            state=State.WAITING,
-            decision=Decision(verdict=Verdict.ALLOW, reason=Reason.NOT_MARKETING),
-            facts="{}",
-            marketing=False,
-        )
-        return Notice(
+            listener=mail.envelope.submitter.listener,
+            submitter=mail.envelope.submitter.identity,
+            why=f"notice about {mail.ref}",
             covers=tuple((one.copy_key, one.state) for one in lost),
-            submission=submission,
-            row=row,
-            body=kept(envelope, content, null=True),
-            since=since,
+            window=at - since,
         )
-
-    async def _signature(self, content: bytes, ref: str, at: datetime) -> bytes:
-        """Our DKIM-Signature fields for a notice; b"" where no key is for our host name, or none
-        can be used now: an unsigned notice is better than none.
-        """
-        try:
-            keys = self._ring.of_host(self._settings.server.hostname, at)
-            keys = tuple(key for key in keys if key.algorithm in self._algorithms)
-            if not keys:
-                return b""
-            end = content.index(b"\r\n\r\n") + 4
-            head, body = content[:end], memoryview(content)[end:]
-            return await self._signer.sign(Signing(keys, at), head, [body], omit=self._omit)
-        except (KeysError, SigningError) as error:
-            log.signing_failed(ref=ref, error=str(error))
-            return b""
 
     def _failed(self, mail: Mail, one: Lost, language: str, at: datetime) -> Failed:
         said = mail.envelope.notices.get(one.address)

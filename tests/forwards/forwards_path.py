@@ -1,6 +1,7 @@
-"""Imported first, this lets the tests here use the running Sluis of `tests/e2e`."""
+"""Imported first, this lets the tests here run a whole Sluis, and verify its signatures."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+for name in ("e2e", "signing"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / name))

@@ -14,8 +14,10 @@ from typing import Any
 import forwards_path  # noqa: F401
 import pytest
 import trustme
+import verifiers
 from https_peer import Peer, answer, trust
 from running_sluis import CLIENTS, OPT_IN, World, fields, message, until
+from signing_keys import ED25519, RECORDS, pem
 
 from policy.address import parse
 from policy.model import Objection
@@ -278,6 +280,20 @@ async def test_a_mailto_gets_a_mail_through_the_outbox(world: Make) -> None:
     await until(relayed)
     await click(w, path)
     assert w.sink.total == 2
+
+
+async def test_the_mail_is_signed_by_a_key_of_our_host_name(
+    world: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "e1.pem").write_bytes(pem(ED25519))
+    w = await world(
+        more='[[dkim.keys]]\ndomain = "acme.example"\nselector = "e1"\nkey_file = "e1.pem"\n'
+    )
+    await click(w, await mailed(w, "mailto:leave@esp.example?subject=Leave", post=False))
+    await w.sink.received(2)
+    got = w.sink.messages[-1].content
+    assert fields(got, "To") == ["<leave@esp.example>"]
+    assert verifiers.by_dkimpy(got, RECORDS) == [True]
 
 
 @pytest.mark.parametrize(
