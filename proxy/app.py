@@ -348,6 +348,7 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AT)
+    gc.enable()
 
 
 def _notify_systemd() -> None:

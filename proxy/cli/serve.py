@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import urllib.error
 import urllib.request
@@ -12,6 +13,8 @@ import typer
 
 def run(config: Path | None) -> None:
     """Serve until told to stop. Raises `SluisError` when something cannot start."""
+    # Nothing that is loaded goes away; once it serves, the collector works again.
+    gc.disable()
     import uvloop
 
     from proxy import log
