@@ -26,11 +26,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from bench.front_door import CONFIG, MEGABYTE, Client, Relay, relay
 from policy.address import parse
 from policy.events import detail_from
 from proxy.app import running
 from proxy.config import load
+from proxy.config.signing import PrivateKey
 from proxy.store.model import NewAttributes, NewEvent
 
 MARKETING = """\
@@ -201,7 +206,38 @@ async def large(folder: Path, upstream: int) -> bool:
                 people=PEOPLE,
             )
         )
+    keys = _signing(folder)
+    async with relay(folder, upstream, 105, MARKETING + keys) as gate:
+        await together(gate, "first mail of 1 MB", 10, count=1, megabytes=1)
+        good.append(
+            await together(
+                gate,
+                "the same, each signed twice",
+                42,
+                count=1,
+                megabytes=10,
+                domain=news,
+                people=PEOPLE,
+            )
+        )
     return all(good)
+
+
+def _signing(folder: Path) -> str:
+    """The configuration of an RSA and an Ed25519 key, which are made."""
+    tables = []
+    made: dict[str, PrivateKey] = {
+        "r": rsa.generate_private_key(65537, 2048),
+        "e": Ed25519PrivateKey.generate(),
+    }
+    for name, key in made.items():
+        path = folder / f"{name}.pem"
+        path.touch(0o600)
+        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        tables.append(
+            f'[[dkim.keys]]\ndomain = "acme.example"\nselector = "{name}"\nkey_file = "{path}"\n'
+        )
+    return "".join(tables)
 
 
 async def ready(folder: Path, upstream: int, starts: int) -> bool:

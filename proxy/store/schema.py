@@ -2,8 +2,8 @@
 
 Only integers (microseconds since the epoch, UTC; booleans as 0 and 1) and text (JSON where a value
 has parts) are stored, because statements run on the raw driver without SQLAlchemy's type
-processors. Migrations create the tables; a test holds the two equal. What PostgreSQL wants to know of
-a partial index is in them only: to name it here loads its dialect, a megabyte, at every start.
+processors. Migrations create the tables; a test holds the two equal. What PostgreSQL wants to know
+of a partial index is in them only: to name it here loads its dialect, a megabyte, at every start.
 """
 
 from __future__ import annotations

@@ -92,6 +92,24 @@ async def test_a_footer_is_signed_with_the_rest(signing: Make) -> None:
         assert verifiers.by_dkimpy(left, RECORDS) == [True, True]
 
 
+async def test_a_large_mail_is_signed_from_its_file(signing: Make) -> None:
+    sluis = await signing()
+    lines = b"".join(b"line  %d \t of it \r\n" % n for n in range(60_000))
+    mail = message(
+        message_id="1",
+        headers=['Content-Type: multipart/mixed; boundary="b"'],
+        text="--b\r\nContent-Type: text/plain\r\n\r\nHello\r\n--b\r\n"
+        "Content-Type: application/x-list\r\n\r\n",
+    )
+    reply = await sluis.send([ANNA, BRAM], mail + lines + b"\r\n\r\n--b--\r\n\r\n \r\n")
+    assert reply.startswith("250 "), reply
+    both = contents(sluis)
+    assert len(both) == 2
+    for content in both:
+        assert b"Acme Schoenen B.V." in content.partition(b"Hello")[2][:200]
+        assert verifiers.by_dkimpy(content, RECORDS) == [True, True]
+
+
 async def test_a_foreign_signature_stays_or_goes(signing: Make) -> None:
     sluis = await signing()
     await sluis.send(ANNA, by_esp(message(message_id="1"), b"Subject"))
