@@ -24,13 +24,12 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from bench.front_door import CONFIG, MEGABYTE, Client, Relay, relay
+from bench.front_door import CONFIG, MEGABYTE, Client, Hole, Relay, relay
 from policy.address import parse
 from policy.events import detail_from
 from proxy.app import running
@@ -56,38 +55,6 @@ _HEAD = (
     "Content-Type: text/plain; charset=utf-8\r\n\r\nAcme Schoenen B.V. has news.\r\n--b\r\n"
     "Content-Type: application/pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n"
 )
-
-
-class Hole(asyncio.Protocol):
-    """An upstream that takes everything, however large, and keeps nothing."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._in, self._data = b"", False
-        self._transport.write(b"220 hole.example\r\n")
-
-    def data_received(self, octets: bytes) -> None:
-        """Commands of one client that pipelines, and its mail."""
-        self._in += octets
-        while self._in:
-            if self._data:
-                end = self._in.find(b"\r\n.\r\n")
-                if end < 0:
-                    self._in = self._in[-4:]
-                    return
-                self._in, self._data = self._in[end + 5 :], False
-                self._transport.write(b"250 2.0.0 taken\r\n")
-                continue
-            line, found, rest = self._in.partition(b"\r\n")
-            if not found:
-                return
-            self._in = rest
-            verb = line[:4].upper()
-            self._data = verb == b"DATA"
-            greeting = b"250-hole.example\r\n250 PIPELINING\r\n"
-            answers = {b"DATA": b"354 go on\r\n", b"EHLO": greeting}
-            self._transport.write(answers.get(verb, b"250 2.0.0 ok\r\n"))
 
 
 def told(what: str, figure: float, aim: float, unit: str = "MB", note: str = "") -> bool:
