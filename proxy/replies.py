@@ -13,7 +13,10 @@ _KEEP = frozenset(range(32, 127))
 
 def printable(text: str, limit: int = 400) -> str:
     """`text` as one line of printable ASCII, at most `limit` characters; others become `?`."""
-    return "".join(c if ord(c) in _KEEP else "?" for c in text[:limit])
+    text = text[:limit]
+    if text.isascii() and text.isprintable():  # as nearly all text is
+        return text
+    return "".join(c if ord(c) in _KEEP else "?" for c in text)
 
 
 @dataclass(frozen=True, slots=True)

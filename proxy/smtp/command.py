@@ -38,6 +38,8 @@ _ORCPT_UTF8 = re.compile(
 _SOLICIT = re.compile(rb"(?=.{1,1000}\Z)[A-Za-z][A-Za-z0-9._:-]*(?:,[A-Za-z][A-Za-z0-9._:-]*)*")
 _ENVID_MAX = 100
 _ORCPT_MAX = 500
+#: The client said nothing of what it wants to hear about a recipient.
+NO_NOTICES = Notices()
 _NOTIFY = (b"SUCCESS", b"FAILURE", b"DELAY")
 
 
@@ -90,9 +92,9 @@ def read_mail(
         return replies.PARAMETER_SYNTAX
     if parameters and not extended:
         return replies.UNKNOWN_PARAMETER
-    known = _MAIL_PARAMETERS.keys() if notices else _MAIL_PARAMETERS.keys() - _DSN_PARAMETERS
-    if not parameters.keys() <= known:
-        return replies.UNKNOWN_PARAMETER
+    for key in parameters:
+        if key not in _MAIL_PARAMETERS or (key in _DSN_PARAMETERS and not notices):
+            return replies.UNKNOWN_PARAMETER
     if not all(_MAIL_PARAMETERS[key](value) for key, value in parameters.items()):
         return replies.PARAMETER_SYNTAX
     size = int(parameters.get(b"SIZE") or b"0")
@@ -102,6 +104,8 @@ def read_mail(
     sender = _mailbox(path, smtputf8=smtputf8, subaddress=subaddress) if path else None
     if isinstance(sender, Reply):
         return sender
+    if not parameters:
+        return Mail(sender)
     return Mail(
         sender,
         size=size,
@@ -124,7 +128,7 @@ def read_rcpt(
     parameters = _parameters(rest, octets_8bit=smtputf8)
     if parameters is None:
         return replies.PARAMETER_SYNTAX
-    if not parameters.keys() <= ({b"NOTIFY", b"ORCPT"} if notices else set()):
+    if (not notices and parameters) or not parameters.keys() <= _RCPT_PARAMETERS:
         return replies.UNKNOWN_PARAMETER
     notify = _notify(parameters[b"NOTIFY"]) if b"NOTIFY" in parameters else ""
     orcpt = _orcpt(parameters[b"ORCPT"], smtputf8=smtputf8) if b"ORCPT" in parameters else ""
@@ -135,7 +139,7 @@ def read_rcpt(
     recipient = _mailbox(path, smtputf8=smtputf8, subaddress=subaddress)
     if isinstance(recipient, Reply):
         return recipient
-    return Rcpt(recipient, Notices(notify, orcpt))
+    return Rcpt(recipient, Notices(notify, orcpt) if notify or orcpt else NO_NOTICES)
 
 
 def client_name(argument: bytes) -> str:
@@ -180,6 +184,8 @@ def _mailbox(path: bytes, *, smtputf8: bool, subaddress: Mapping[str, str]) -> A
 def _parameters(rest: bytes, *, octets_8bit: bool = False) -> dict[bytes, bytes | None] | None:
     """Keywords in capitals with their values as typed; None if malformed or given twice."""
     result: dict[bytes, bytes | None] = {}
+    if not rest:
+        return result
     for word in rest.split(b" "):
         if not word:
             continue
@@ -213,7 +219,8 @@ _MAIL_PARAMETERS: Mapping[bytes, Callable[[bytes | None], bool]] = {
     b"ENVID": _is_envid,
     b"SOLICIT": lambda value: value is not None and _SOLICIT.fullmatch(value) is not None,
 }
-_DSN_PARAMETERS = {b"RET", b"ENVID"}
+_DSN_PARAMETERS = frozenset({b"RET", b"ENVID"})
+_RCPT_PARAMETERS = frozenset({b"NOTIFY", b"ORCPT"})
 
 
 def _notify(value: bytes | None) -> str | None:

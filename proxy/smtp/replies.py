@@ -84,6 +84,18 @@ XCLIENT_LOGIN = Reply(501, "5.5.4", "no such login")
 GO_AHEAD = b"354 end data with <CR><LF>.<CR><LF>\r\n"
 
 
+_LINES: dict[int, bytes] = {
+    id(reply): f"{reply}\r\n".encode("ascii")
+    for reply in list(globals().values())
+    if isinstance(reply, Reply)
+}
+
+
+def octets(reply: Reply) -> bytes:
+    """A reply as it goes out; those of this module, which live as long as it, are made once."""
+    return _LINES.get(id(reply)) or f"{reply}\r\n".encode("ascii")
+
+
 def greeting(hostname: str) -> bytes:
     """The first line (RFC 5321 section 4.2)."""
     return f"220 {hostname} ESMTP Sluis\r\n".encode("ascii")

@@ -1,9 +1,11 @@
 """Sockets: one aiosmtpd protocol object per connection, and the listener around them.
 
-The only file that knows aiosmtpd. What is kept of it is the stream protocol with its reader, writer
-and task, and the change of transport under STARTTLS (private seams, hence the pinned range). Its
+The only file that knows aiosmtpd. What is kept of it is the protocol with its task and its control
+of output, and the change of transport under STARTTLS (private seams, hence the pinned range). Its
 command loop is not used: it takes bare LF for a line end, parses addresses with `email`, cancels a
 hand-over when the client half-closes, and keeps a timer per command that DATA does not refresh.
+What comes in goes straight into a buffer of ours, and what goes out to the transport: a stream
+reader and writer between cost more than the command that they carry.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from proxy.smtp.session import Session
 from proxy.smtp.tls import Certificate
 from proxy.smtp.wire import Counters, EndlessLine, Gone
 
-_CHUNK = 1 << 20  # as much as the reader holds
+_IN_MAX = 1 << 17  # octets held of what was not asked for yet, until the client has to wait
 _LINE_MAX = 1 << 16  # octets without LF before a command line counts as endless
 _OUT_MAX = 1 << 15  # queued replies are sent at the latest at this size
 _BACKLOG = 1024
@@ -55,12 +57,12 @@ _NO_HOOKS = _NoHooks()
 class RelaySMTP(SMTP):
     """One connection: the `Wire` of its session. Admission, deadlines, TLS; no SMTP."""
 
-    line_length_limit = 1 << 16  # the reader's buffer: it pauses the socket at twice this
-
     def __init__(self, house: House) -> None:
         super().__init__(_NO_HOOKS, hostname=house.hostname, loop=house.loop)
         self._house = house
         self._in = bytearray()
+        self._more_came: asyncio.Future[None] | None = None
+        self._ended = self._choked = False
         self._out = bytearray()
         self._admitted = False
         self.address = read_peer(None)
@@ -85,6 +87,7 @@ class RelaySMTP(SMTP):
         transport = cast("asyncio.Transport", transport)
         if self._raw is not None:
             self.tls = True
+            self._in.clear()  # what came in clear is not this client's
             super().connection_made(transport)
             return None
         self._raw = transport
@@ -106,7 +109,7 @@ class RelaySMTP(SMTP):
     def data_received(self, octets: bytes) -> None:
         """What a proxy says of its client comes before all else, TLS too."""
         if self._header is None:
-            return super().data_received(octets)
+            return self._take_in(octets)
         self._header += octets
         try:
             found = read_header(bytes(self._header))
@@ -140,7 +143,7 @@ class RelaySMTP(SMTP):
             return
         super().connection_made(transport)
         if octets:
-            super().data_received(octets)
+            self._take_in(octets)
 
     def _take_for(self, client: Address | None) -> None:
         """The client is `client`; None is one that nobody knows, and that nobody trusts."""
@@ -174,7 +177,8 @@ class RelaySMTP(SMTP):
 
     def eof_received(self) -> bool:
         """A half-close is no end: the client still reads its replies (impossible under TLS)."""
-        asyncio.StreamReaderProtocol.eof_received(self)
+        self._ended = True
+        self._wake()
         return self._admitted and not self.tls and self._header is None
 
     async def _handle_client(self) -> None:
@@ -205,7 +209,7 @@ class RelaySMTP(SMTP):
     @property
     def pending(self) -> bool:
         """Whether the client has sent more than was asked for yet."""
-        return bool(self._in or self._reader._buffer)  # type: ignore[attr-defined]
+        return bool(self._in)
 
     def say(self, octets: bytes) -> None:
         """Queue output."""
@@ -213,40 +217,41 @@ class RelaySMTP(SMTP):
 
     async def flush(self) -> None:
         """Send what is queued."""
-        if self._out:
-            octets = bytes(self._out)
+        transport = cast("asyncio.Transport | None", self.transport)
+        if self._out and transport is not None:
+            transport.write(bytes(self._out))
             self._out.clear()
-            self._writer.write(octets)
-            try:
-                await self._writer.drain()
-            except OSError as error:
-                raise Gone from error
+            if self._paused:  # type: ignore[attr-defined]
+                try:
+                    await self._drain_helper()  # type: ignore[attr-defined]
+                except OSError as error:
+                    raise Gone from error
 
     async def line(self, wait: float) -> bytes:
         """The next octets up to and with LF."""
         self._wait_until(self.loop.time() + wait)
         if len(self._out) > _OUT_MAX:
             await self.flush()
-        start = 0
+        start, held = 0, self._in
         while True:
-            end = self._in.find(b"\n", start)
+            end = held.find(b"\n", start)
             if end >= 0:
-                line = bytes(self._in[: end + 1])
-                del self._in[: end + 1]
+                line = bytes(held[: end + 1])
+                del held[: end + 1]
                 return line
-            start = len(self._in)
+            start = len(held)
             if start > _LINE_MAX:
                 raise EndlessLine
-            self._in += await self._more()
+            await self._more()
 
     async def read(self, deadline: float) -> bytes:
         """The next octets, at least one."""
-        if self._in:
-            octets = bytes(self._in)
-            self._in.clear()
-            return octets
-        self._wait_until(deadline)
-        return await self._more()
+        if not self._in:
+            self._wait_until(deadline)
+            await self._more()
+        octets = bytes(self._in)
+        self._in.clear()
+        return octets
 
     async def hush(self) -> None:
         """Let arrive what the client sent before it was greeted."""
@@ -257,15 +262,38 @@ class RelaySMTP(SMTP):
         """Octets read too far; they come first next time."""
         self._in[:0] = octets
 
-    async def _more(self) -> bytes:
-        await self.flush()
-        try:
-            octets = await self._reader.read(_CHUNK)
-        except OSError as error:
-            raise Gone from error
-        if not octets:
+    def _take_in(self, octets: bytes) -> None:
+        self._in += octets
+        transport = cast("asyncio.Transport | None", self.transport)
+        if len(self._in) > _IN_MAX and not self._choked and transport is not None:
+            self._choked = True
+            transport.pause_reading()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._more_came is not None and not self._more_came.done():
+            self._more_came.set_result(None)
+
+    async def _more(self) -> None:
+        """Wait for octets beyond those that are there. Raises `Gone` when none will come."""
+        have = len(self._in)
+        if self._out:
+            await self.flush()
+        if len(self._in) > have:
+            return
+        if self._ended:
             raise Gone
-        return octets
+        transport = cast("asyncio.Transport | None", self.transport)
+        if self._choked and transport is not None:
+            self._choked = False
+            transport.resume_reading()
+        self._more_came = self.loop.create_future()
+        try:
+            await self._more_came
+        finally:
+            self._more_came = None
+        if len(self._in) == have:
+            raise Gone
 
     # -- Deadlines: one timer, set back seldom ---------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from proxy import log
 from proxy.content import SPOOL_AT, Content, Room, Spool
-from proxy.envelope import Envelope, Notices, Submitter
+from proxy.envelope import Envelope, Submitter
 from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault
 from proxy.smtp import auth, command, replies
@@ -54,6 +54,7 @@ class Session:
         self._limits = desk.settings.limits
         self._hostname = desk.settings.server.hostname
         self._subaddress = desk.settings.policy.subaddress
+        self._patience = self._limits.command_timeout.total_seconds()
         self._errors_left = self._errors_before = self._limits.errors
         self._messages_left = self._limits.messages_per_connection
         self._idle_left = IDLE_COMMANDS
@@ -113,7 +114,7 @@ class Session:
     async def _line(self) -> bytes:
         self.waiting = True
         try:
-            return await self._wire.line(self._limits.command_timeout.total_seconds())
+            return await self._wire.line(self._patience)
         finally:
             self.waiting = False
 
@@ -142,7 +143,7 @@ class Session:
     def _reply(self, reply: Reply) -> None:
         if reply.code == 421:  # RFC 5321 section 3.8: then the channel closes
             self._over = True
-        self._wire.say(f"{reply}\r\n".encode("ascii"))
+        self._wire.say(replies.octets(reply))
         self._desk.counters.reply(self._verb, reply.code)
 
     def _refuse(self, reply: Reply) -> None:
@@ -387,7 +388,7 @@ class Session:
         if answer is None or answer.positive:
             envelope.recipients.append(recipient)
             self._transaction.exact.add(recipient.exact)
-            if rcpt.notices != Notices():
+            if rcpt.notices is not command.NO_NOTICES:
                 envelope.notices[recipient.exact] = rcpt.notices
         else:
             envelope.turned_away = True

@@ -9,7 +9,7 @@ of a partial index is in them only: to name it here loads its dialect, a megabyt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -350,20 +350,25 @@ def triggers() -> list[str]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
 class Query:
     """A statement compiled once: SQL with `?`, its parameters in that order, its constants."""
 
-    sql: str
-    names: tuple[str, ...]
-    constants: Mapping[str, object]
+    __slots__ = ("_pick", "constants", "names", "sql")
+
+    def __init__(self, sql: str, names: tuple[str, ...], constants: Mapping[str, object]) -> None:
+        self.sql = sql
+        self.names = names
+        self.constants = constants
+        self._pick = itemgetter(*names) if len(names) > 1 and not constants else None
 
     def __call__(self, **values: object) -> tuple[str, tuple[object, ...]]:
         """SQL and arguments for `sqlite3.Connection.execute`."""
+        if self._pick is not None:
+            return self.sql, self._pick(values)
         constants = self.constants
-        return self.sql, tuple(
+        return self.sql, tuple([
             constants[name] if name in constants else values[name] for name in self.names
-        )
+        ])
 
 
 def compiled(statement: ClauseElement) -> Query:
