@@ -14,6 +14,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,10 @@ _PULSE = 5.0
 #: Objects made, less those freed, between two looks of the garbage collector; Python's own 700 cost
 #: a twentieth of a mail's CPU. The others are its generations, as `gc.set_threshold` has them.
 _COLLECT_AT = (20_000, 20, 20)
+
+#: Seconds that the loop may keep the interpreter from the store's threads, which ask for it several
+#: times a commit: at Python's own 5 ms a busy loop makes every commit wait for it.
+_SWITCH = 0.0005
 
 #: Seconds between two counts of the living bases, which reads the whole ledger.
 _CENSUS = 3600.0
@@ -233,7 +238,7 @@ async def serve(settings: Settings) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     async with running(settings) as sluis:
         loop.add_signal_handler(signal.SIGHUP, certificates.renew, sluis.listeners)
-        _settle_memory()
+        _settle_down()
         _notify_systemd()
         await stop.wait()
 
@@ -340,11 +345,12 @@ def _cannot_listen(settings: Settings, key: str, address: str, error: OSError) -
     return ConfigError([f"{settings.source}: {key}: cannot listen on {address}: {why}"])
 
 
-def _settle_memory() -> None:
+def _settle_down() -> None:
     """What is loaded stays: the collector need not look at it again, and may look less often.
 
     Mail makes hardly any cycles; those that a failure makes are found all the same.
     """
+    sys.setswitchinterval(_SWITCH)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AT)

@@ -165,8 +165,7 @@ class Gate:
         task = asyncio.ensure_future(self._answer(envelope, content, until, turn))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        done, _ = await asyncio.wait({task}, timeout=wait)
-        if done:
+        if await _ended(task, wait):
             return task.result()
         return await self._take_over(turn, task, envelope.ref)
 
@@ -296,6 +295,25 @@ class Gate:
         if not taken:
             return Reply(550, "5.6.0", "no valid unsubscribe token in the subject")
         return Reply(250, "2.0.0", f"opt-out recorded (ref {envelope.ref})")
+
+
+async def _ended(task: asyncio.Task[Reply], seconds: float) -> bool:
+    """Whether it ended in so long; else it goes on. `asyncio.wait` for one task, in fewer steps."""
+    loop = asyncio.get_running_loop()
+    bell: asyncio.Future[None] = loop.create_future()
+
+    def ring(_: object = None) -> None:
+        if not bell.done():
+            bell.set_result(None)
+
+    task.add_done_callback(ring)
+    timer = loop.call_later(seconds, ring)
+    try:
+        await bell
+    finally:
+        timer.cancel()
+        task.remove_done_callback(ring)
+    return task.done()
 
 
 def _waiting(ruling: Ruling, mail: Mail) -> Intake:

@@ -47,6 +47,11 @@ class Channel(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
         self._drained: asyncio.Future[None] | None = None
+        # One timer that is set again only when it went off too early: setting one per reply costs
+        # as much as reading it.
+        self._timer: asyncio.TimerHandle | None = None
+        self._expires = 0.0
+        self._late = "", 0.0
         self.failure: BrokenError | None = None
         #: The first reply that came although none was due.
         self.early: wire.Answer | None = None
@@ -95,6 +100,8 @@ class Channel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of `asyncio.Protocol`."""
         self._fail(LostError("connection lost" if exc else "connection closed"))
+        if self._timer is not None:
+            self._timer.cancel()
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -140,17 +147,20 @@ class Channel(asyncio.Protocol):
             self._due += replies
             self._transport.writelines(parts)
 
+    def arrived(self) -> wire.Answer | None:
+        """The next reply if it is there; else `reply` waits for it."""
+        return self._answers.popleft() if self._answers else None
+
     async def reply(self, timeout: float) -> wire.Answer:  # noqa: ASYNC109
         """The next reply. Raises `BrokenError`, once all that had arrived before were taken."""
         if not self._answers:
             self.check()
             self._waiter = self._loop.create_future()
-            timer = self._loop.call_later(timeout, self._expire, timeout, "no reply")
+            self._wait_for("no reply", timeout)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-                timer.cancel()
             if not self._answers:
                 self.check()
         return self._answers.popleft()
@@ -165,12 +175,11 @@ class Channel(asyncio.Protocol):
         self.check()
         if self._paused and self.early is None:
             self._drained = self._loop.create_future()
-            timer = self._loop.call_later(timeout, self._expire, timeout, "no progress")
+            self._wait_for("no progress", timeout)
             try:
                 await self._drained
             finally:
                 self._drained = None
-                timer.cancel()
             self.check()
 
     def check(self) -> None:
@@ -207,8 +216,26 @@ class Channel(asyncio.Protocol):
             timer = self._loop.call_later(grace, self.abort)
             self.closed.add_done_callback(lambda _: timer.cancel())
 
-    def _expire(self, seconds: float, what: str) -> None:
-        self._fail(TimedOutError(f"{what} within {seconds:g} s"))
+    def _wait_for(self, what: str, seconds: float) -> None:
+        self._late = what, seconds
+        self._expires = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._expires:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._expires, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self.failure is not None or (self._waiter is None and self._drained is None):
+            return
+        if self._loop.time() < self._expires:
+            self._set_timer()
+        else:
+            what, seconds = self._late
+            self._fail(TimedOutError(f"{what} within {seconds:g} s"))
 
     def _fail(self, failure: BrokenError) -> None:
         if self.failure is None:

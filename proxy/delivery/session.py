@@ -266,7 +266,7 @@ class Session:
         tx.stage = stage
         if not tx.written:
             self._channel.send(command, replies=1)
-        answer = await self._channel.reply(timeout)
+        answer = self._channel.arrived() or await self._channel.reply(timeout)
         if answer.code == 421:
             raise _ClosingError(answer)
         tx.answered += 1
