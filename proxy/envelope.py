@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from policy.address import Address
+from proxy.content import Room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,4 +77,4 @@ class Envelope:
     solicitation: bool = False
     turned_away: bool = False
     notices: dict[str, Notices] = field(default_factory=dict)
-    room: object = field(default=None, repr=False, compare=False)
+    room: Room | None = field(default=None, repr=False, compare=False)

@@ -19,7 +19,7 @@ from policy.ledger import SOLE_DUTY_TEMPLATES
 from policy.model import Category, Unsubscribe
 from proxy import log
 from proxy.config import Credential, Listener, Settings, Stream
-from proxy.content import Content, Piece, blocks, large, stretch
+from proxy.content import Content, Piece, Spooled, blocks, large, stretch
 from proxy.envelope import Envelope
 from proxy.errors import KeysError
 from proxy.keys import Keys
@@ -41,6 +41,8 @@ from proxy.replies import Reply, our_fault
 
 #: Content above this is hashed off the event loop, in octets: 1 MiB takes half a millisecond.
 _LARGE_TO_HASH = 1 << 20
+
+_NO_ROOM = Reply(452, "4.3.1", "no room for the text of this message now, try again later")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,12 +231,7 @@ class Reader:
             return not_utf8
         content_hash = await _hash(stretch(content, after_trace(header)))
         recipients = tuple({a.exact: a for a in envelope.recipients}.values())
-        found: Class | Reply
-        if known is not None:
-            found = known
-        else:
-            body_hash = await _hash(stretch(content, header.end)) if self._has_personal else ""
-            found = self._classify(envelope, body_hash, header, controls, recipients)
+        found = known or await self._classify(envelope, content, header, controls, recipients)
         if isinstance(found, Reply):
             return found
         if controls.template == PERMISSION_REQUEST and not found.null:
@@ -256,6 +253,9 @@ class Reader:
                 envelope, content, header, recipients, found, signed_by=signed_by
             )
             signing = replace(signing, body=shared) if signing and shared else signing
+            # What is small has room for its text already.
+            if envelope.room and isinstance(content, Spooled) and not envelope.room.grow(body.held):
+                return _NO_ROOM
             if ANYONE in shown.own_tokens and body.placeholders:
                 shown = shown.for_holder()
             if body.refused is not None:
@@ -320,10 +320,10 @@ class Reader:
             return controls
         return replace(controls, template="")
 
-    def _classify(
+    async def _classify(
         self,
         envelope: Envelope,
-        body: str,
+        content: Content,
         header: Header,
         controls: Control,
         recipients: tuple[Address, ...],
@@ -331,6 +331,7 @@ class Reader:
         if controls.stream and self._settings.find_stream(controls.stream) is None:
             return Reply(554, "5.6.0", f"control header Sluis-Stream: no stream {controls.stream}")
         credential = self._credential(envelope)
+        body = await _hash(stretch(content, header.end)) if self._has_personal else ""
         found = classify(
             self._settings,
             listener=self._listener(envelope),

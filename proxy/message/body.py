@@ -62,6 +62,11 @@ class BodyPlan:
     room: int = 0
     marks: tuple[str, ...] = ()
 
+    @property
+    def held(self) -> int:
+        """Decoded octets that it keeps in memory."""
+        return sum(len(page.transfer.octets) for page in self.pages)
+
     def edits(self, duties: AbstractSet[str]) -> bool:
         """Whether a copy that must be given these duties gets another body than it came with."""
         return bool(self.placeholders or duties)

@@ -253,3 +253,15 @@ async def test_a_large_mail_keeps_its_room_until_its_attempt_has_ended(
     await until(given_back)
     [row] = await w.journal(reply)
     assert row.state is State.RELAYED
+
+
+async def test_a_long_text_takes_its_room(world: Make) -> None:
+    w = await world(more='[limits]\nmemory = "3MiB"')
+    await w.know(ANNA, "opt-in", **OPT_IN)
+    longer = "Acme Schoenen B.V. has news.\r\n" + ("word " * 15 + "\r\n") * 26_000  # 2 MB
+    reply = await w.send(ANNA, big("newsletter", longer))
+    assert reply.startswith("452 4.3.1 "), reply
+    reply = await w.send(ANNA, big("newsletter", longer[:900_000]))
+    assert reply.startswith("250 "), reply
+    reply = await w.send(ANNA, big("orders", longer), stream="orders")
+    assert reply.startswith("250 "), reply
