@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,6 +42,11 @@ from proxy.store.model import (
 #: Seconds between two looks for what is due, and between two counts of what waits.
 POLL = 0.5
 _COUNT = 5.0
+
+#: After so many failures in a row a host is left in peace for `retry_first`: what else is for it is
+#: put off untried, so that thousands of opt-outs for one dead server stand before nobody else's.
+_FAILURES = 3
+_HOSTS = 1_000  # remembered at most
 
 #: How long one that was begun is nobody else's: longer than a try can take.
 LEASE = timedelta(seconds=SECONDS + 10)
@@ -96,6 +102,8 @@ class Forwarder:
         self._signer = Signer(1)
         self._own = OwnMail(settings, keys=keys, signer=self._signer)
         self._own_host = urlsplit(settings.http.public_url).hostname
+        self._peace = delivery.retry_first.total_seconds()
+        self._failures: dict[str, tuple[int, float]] = {}  # in a row, and when the last was
         self._running: dict[int, tuple[str, asyncio.Task[None]]] = {}
         self._stop = asyncio.Event()
 
@@ -182,10 +190,44 @@ class Forwarder:
             await self._end(forward, Answer(Outcome.NEVER, f"not taken in time{last}"), late=True)
         elif forward.by == "mail":
             await self._mail(forward)
-        elif host_of(forward.uri) == self._own_host:
+        elif (host := host_of(forward.uri)) == self._own_host:
             await self._end(forward, Answer(Outcome.NEVER, "a link of our own"))
+        elif self._in_peace(host):
+            await self._put_off(forward)
         elif (begun := await self._begin(forward)) is not None:
-            await self._end(begun, await self._one_click.post(forward.uri), begun=True)
+            answer = await self._one_click.post(forward.uri)
+            self._note(host, answer)
+            await self._end(begun, answer, begun=True)
+
+    def _in_peace(self, host: str) -> bool:
+        failures, last = self._failures.get(host, (0, 0.0))
+        return failures >= _FAILURES and time.monotonic() - last < self._peace
+
+    def _note(self, host: str, answer: Answer) -> None:
+        if answer.outcome is not Outcome.LATER:
+            self._failures.pop(host, None)
+            return
+        now = time.monotonic()
+        if len(self._failures) >= _HOSTS:
+            self._failures = {h: f for h, f in self._failures.items() if now - f[1] < self._peace}
+        if host in self._failures or len(self._failures) < _HOSTS:
+            self._failures[host] = (self._failures.get(host, (0, 0.0))[0] + 1, now)
+
+    async def _put_off(self, forward: Forward) -> None:
+        """Not tried, and so not counted; spread, so that they do not come back all at once."""
+        now = self._clock()
+        wait = self._settings.delivery.retry_first * (1 + self._chance())
+        await self._store.passed(
+            Passing(
+                id=forward.id,
+                attempts=forward.attempts,
+                state=ForwardState.WAITING,
+                answer=forward.answer,
+                at=now,
+                tried=False,
+                next_try=min(now + wait, forward.asked_at + self._settings.delivery.expiry),
+            )
+        )
 
     async def _begin(self, forward: Forward) -> Forward | None:
         """Take it for one try, so that no process beside this one makes it too; None: another has.

@@ -186,6 +186,37 @@ async def test_a_silent_server_holds_up_neither_click_nor_others(world: Make, pe
     await peer.close()  # the first try ends, so that this Sluis can stop
 
 
+async def test_a_dead_server_is_left_in_peace_and_does_not_stand_before_others(
+    world: Make, peer: Peer, authority: trustme.CA
+) -> None:
+    w = await world(more='[delivery]\nretry_first = "1h"\n')
+    peer.answers += [answer(503)] * 50
+    other = Peer(authority)
+    await other.start()
+    people = [f"p{n}@example.nl" for n in range(12)]
+    uri = f"https://127.0.0.1:{peer.port}/leave"
+    paths = [await mailed(w, uri, address) for address in people]
+    # The same machine under another name: hosts are told apart by name.
+    last = await mailed(w, f"https://localhost:{other.port}/leave", BRAM)
+    for path in (*paths, last):
+        assert await click(w, path) == 200
+
+    async def settled() -> bool:
+        now = datetime.now(UTC)
+        rows = await w.sluis.store.forwards()
+        return len(rows) == 12 and all(f.next_try and f.next_try > now for f in rows)
+
+    async def there() -> bool:
+        return len(other.requests) == 1
+
+    await until(there)
+    await until(settled)
+    assert 3 <= len(peer.requests) <= 4, "two at once at most, and three failures are enough"
+    tried = [f.attempts for f in await w.sluis.store.forwards()]
+    assert sum(tried) == len(peer.requests), "what is put off is not counted as tried"
+    await other.close()
+
+
 @pytest.mark.parametrize(
     ("status", "words"), [(302, "HTTP 302: a redirect is not followed"), (404, "HTTP 404")]
 )
