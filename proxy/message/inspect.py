@@ -40,7 +40,7 @@ ANYONE = f"~{secrets.token_hex(16)}"
 _PIECE = 256
 # All that `str.split` parts words at, but for the space itself; none is above U+3000.
 _SPACES = tuple(c for c in map(chr, range(0x3001)) if c.isspace() and c != " ")
-_FOLDED = 1 << 20
+_FOLDED = 3 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
