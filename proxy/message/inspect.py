@@ -30,6 +30,7 @@ _REPLY = re.compile(
 _INVISIBLE = re.compile(r"[\u00ad\u034f\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]+")
 _URL = re.compile(r"(?:https?:|mailto:)[^\s<>\"']+", re.IGNORECASE)
 _NO_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
+_ASCII_OTHERS = bytes(n for n in range(128) if not chr(n).isalnum())
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 # What an opt-out may lead to, and what keeps the words of two links apart.
 _WORKING = ("https:", "mailto:")
@@ -231,7 +232,7 @@ def _text_places(text: str) -> list[tuple[list[str], str]]:
     places: list[tuple[list[str], str]] = []
     before = ""
     for line in text.splitlines():
-        urls = _URL.findall(line)
+        urls = _URL.findall(line) if ":" in line else ()
         if urls:
             places.append((urls, f"{before}{_APART}{_URL.sub(' ', line)}"))
         before = line if line.strip() else before
@@ -239,12 +240,19 @@ def _text_places(text: str) -> list[tuple[list[str], str]]:
 
 
 def _names(folded: str, wanted: Wanted) -> bool:
-    return any(_said(name, folded) for name in map(fold, wanted.names) if name)
+    return any(_said(name, folded) for name in map(_folded, wanted.names) if name)
 
 
 def _address(folded: str, wanted: Wanted) -> bool:
-    address = _NO_LETTER_OR_DIGIT.sub("", fold(wanted.postal_address))
-    return bool(address) and _said(address, _NO_LETTER_OR_DIGIT.sub("", folded))
+    address = _bare(_folded(wanted.postal_address))
+    return bool(address) and _said(address, _bare(folded))
+
+
+def _bare(folded: str) -> str:
+    """Letters and digits alone."""
+    if folded.isascii():
+        return folded.encode("ascii").translate(None, _ASCII_OTHERS).decode("ascii")
+    return _NO_LETTER_OR_DIGIT.sub("", folded)
 
 
 def _said(words: str, text: str) -> bool:
@@ -256,6 +264,10 @@ def _said(words: str, text: str) -> bool:
 
 def _plain(folded: str) -> str:
     return folded if folded.isascii() else fold(spelling.plain(folded[:_FOLDED]))
+
+
+# What senders are called, and where they live.
+_folded = lru_cache(maxsize=256)(fold)
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.config.models import Promotion
 from proxy.envelope import Envelope, Submitter
-from proxy.message import dkim, edit, encoded, header, mailboxes, mime, promotion, received
+from proxy.message import dkim, edit, encoded, header, inspect, mailboxes, mime, promotion, received
 from proxy.message.dates import rfc5322
 from proxy.message.fold import fold as folded
 from proxy.message.header import index
@@ -60,7 +60,7 @@ PIECES = st.one_of(
 TEXTS = st.lists(PIECES, max_size=40).map("".join)
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=300)
 @given(TEXTS)
 def test_signs_are_those_of_the_patterns(text: str) -> None:
     for shown in (text, text.encode("ascii", "ignore").decode()):
@@ -100,7 +100,7 @@ def test_a_threshold_changes_nothing_from_it_on(text: str, listed: bool, thresho
     assert short == (whole if whole.total >= threshold else Score(0, ()))
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=300)
 @given(TEXTS)
 def test_opt_out_words_are_those_of_the_patterns(text: str) -> None:
     text = fold(text)
@@ -292,3 +292,20 @@ def test_a_block_of_which_nothing_goes_is_planned_as_the_long_way_does(
                     short = edit.plan(block, **asked)
                     patch.setattr(edit, "_touched", lambda _: True)
                     assert short == edit.plan(block, **asked)
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=200), st.booleans())
+def test_letters_and_digits_are_those_of_the_pattern(text: str, ascii_only: bool) -> None:
+    text = text.encode("ascii", "ignore").decode() if ascii_only else text
+    assert inspect._bare(text) == inspect._NO_LETTER_OR_DIGIT.sub("", text)
+    assert inspect._bare("".join(map(chr, range(128)))) == inspect._NO_LETTER_OR_DIGIT.sub(
+        "", "".join(map(chr, range(128)))
+    )
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["http", "https://x.nl", ":", "MAILTO:a@b.nl", " ", "\n", "stop"])))
+def test_urls_are_found_in_every_line(pieces: list[str]) -> None:
+    found = [url for urls, _ in inspect._text_places("".join(pieces)) for url in urls]
+    assert found == [u for line in "".join(pieces).splitlines() for u in inspect._URL.findall(line)]
