@@ -1,9 +1,9 @@
 """The composition root: builds each part once, in the order that keeps the promises, and takes them
 down again.
 
-Start: lock, keys, store with its recovery, packs, then listeners; nothing listens before the store
-has recovered. Stop: no new connections, data in progress finished, outcomes flushed, then the store
-is closed.
+Start: lock, keys, packs, what an earlier run kept beside the store, the store with merge and
+recovery, then listeners; nothing listens before the store has recovered, or is known to be down.
+Stop: no new connections, data in progress finished, outcomes flushed, then the store is closed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from policy.model import Category
 from policy.pack import Packs
 from proxy import log
 from proxy.census import Census
@@ -31,6 +32,11 @@ from proxy.data_dir import keys_path, make_data_dir, may_create_store, open_keys
 from proxy.delivery.outbox import Outbox, OutboxState
 from proxy.delivery.upstream import Pool
 from proxy.errors import ConfigError, StoreError
+from proxy.fallback.file import open_file
+from proxy.fallback.keep import Keep
+from proxy.fallback.records import decoded
+from proxy.fallback.shelter import Shelter
+from proxy.fallback.store import FallbackStore
 from proxy.forwards import Forwarder
 from proxy.gate import Gate
 from proxy.keys import Keys
@@ -39,8 +45,7 @@ from proxy.smtp import certificates
 from proxy.smtp.limits import Admission
 from proxy.smtp.server import RunningListener, serve_listener
 from proxy.store.instance import InstanceLock, instance_id
-from proxy.store.model import Store
-from proxy.store.sqlite import make_sqlite, open_sqlite
+from proxy.store.sqlite import SqliteStore, make_sqlite, open_sqlite
 from proxy.telemetry import Telemetry
 from proxy.web.admin import admin_app
 from proxy.web.later import LaterApi
@@ -69,6 +74,7 @@ class Health:
     data_dir: Path
     started: bool = False
     draining: bool = False
+    goes_on: bool = False  # without the store
     degraded: set[str] = field(default_factory=set)
 
     def ready(self) -> tuple[bool, dict[str, object]]:
@@ -77,7 +83,7 @@ class Health:
             return False, {"status": "starting"}
         if self.draining:
             return False, {"status": "draining"}
-        if "data_dir" in self.degraded or "store" in self.degraded:
+        if "data_dir" in self.degraded or ("store" in self.degraded and not self.goes_on):
             return False, {"status": "unavailable", "degraded": sorted(self.degraded)}
         return True, {"status": "ready", "degraded": sorted(self.degraded)}
 
@@ -89,7 +95,7 @@ class Running:
 
     settings: Settings
     keys: Keys
-    store: Store
+    store: FallbackStore
     packs: Packs
     telemetry: Telemetry
     gate: Gate
@@ -126,19 +132,9 @@ async def running(
         stack.push_async_callback(admin.stop)
 
         instance = await _instance(settings, create=create)
-        delivery = settings.delivery
-        store = await open_sqlite(
-            settings.store.sqlite_path(data_dir),
-            instance=instance,
-            owner=True,
-            create=create,
-            telemetry=telemetry,
-            keys=keys.fingerprint,
-            lease=lease(settings.upstreams, delivery.lease_margin),
-            hold=delivery.expiry if delivery.ambiguous == "hold" else None,
-        )
+        store = _store(settings, instance, keys, telemetry, create=create, clock=clock)
         stack.push_async_callback(store.close)
-        recovered = await store.recover()
+        recovered = await store.start()
         api.store = store
 
         pool = Pool(settings.upstreams, hostname=settings.server.hostname, telemetry=telemetry)
@@ -180,7 +176,8 @@ async def running(
         listeners = await _listen(settings, gate, telemetry, clock=clock)
         census = Census(settings, store=store, packs=packs, telemetry=telemetry)
         background = [
-            asyncio.create_task(_pulse(health, store, pool, telemetry)),
+            asyncio.create_task(store.run()),
+            asyncio.create_task(_pulse(settings, health, store, pool, telemetry, clock)),
             asyncio.create_task(census.every(_CENSUS, clock)),
             asyncio.create_task(outbox.run()),
             asyncio.create_task(forwarder.run()),
@@ -191,7 +188,7 @@ async def running(
             listeners=[f"{x.host}:{x.port}" for x in listeners],
             public=public.port,
             admin=admin.port,
-            recovered=recovered,
+            recovered=recovered or 0,
         )
         try:
             yield Running(
@@ -292,15 +289,61 @@ async def _drain(
         listener.close()
 
 
-async def _pulse(health: Health, store: Store, pool: Pool, telemetry: Telemetry) -> None:
+def _store(
+    settings: Settings,
+    instance: str,
+    keys: Keys,
+    telemetry: Telemetry,
+    *,
+    create: bool,
+    clock: Callable[[], datetime],
+) -> FallbackStore:
+    """The store, not open yet, over what an earlier run kept beside it. Raises `StoreError`."""
+    data_dir, delivery = settings.server.data_dir, settings.delivery
+    file, payloads = open_file(data_dir)
+    keep = Keep(file, decoded(payloads))
+
+    async def opening() -> SqliteStore:
+        return await open_sqlite(
+            settings.store.sqlite_path(data_dir),
+            instance=instance,
+            owner=True,
+            create=create,
+            telemetry=telemetry,
+            keys=keys.fingerprint,
+            lease=lease(settings.upstreams, delivery.lease_margin),
+            hold=delivery.expiry if delivery.ambiguous == "hold" else None,
+            beside=keep.overlay,
+        )
+
+    max_age = delivery.snapshot_max_age
+    shelter = Shelter(data_dir, keep.overlay, max_age=max_age, clock=clock)
+    return FallbackStore(opening, keep, shelter, telemetry=telemetry, must_open=create)
+
+
+async def _pulse(
+    settings: Settings,
+    health: Health,
+    store: FallbackStore,
+    pool: Pool,
+    telemetry: Telemetry,
+    clock: Callable[[], datetime],
+) -> None:
     """Look at the surroundings every few seconds, and measure how late the loop is."""
     loop = asyncio.get_running_loop()
+    some = any(
+        s.category is not Category.MARKETING and settings.delivery_of(s, x.address) == "inline"
+        for s in settings.streams
+        for x in settings.listeners
+    )
     while True:
-        degraded: set[str] = set()
-        try:
+        with contextlib.suppress(StoreError):
             await store.ping()
-        except StoreError:
-            degraded.add("store")
+        degraded = store.degraded
+        health.goes_on = some and store.goes_on
+        records, oldest = store.pending()
+        age = max(0.0, (clock() - oldest).total_seconds()) if oldest else 0.0
+        telemetry.fallback(records, age)
         if not await asyncio.to_thread(_writable, health.data_dir):
             degraded.add("data_dir")
         up = pool.up()

@@ -128,7 +128,7 @@ class Dispatch:
             if not claimed.stale and not any(f.fate in ELSEWHERE for f in claimed.fates):
                 fates = claimed.fates
                 turn.begin(mail, ruling, fates, last)
-                return await self._finish(mail, ruling, outgoing, turn, connection, held)
+                return await self._finish(mail, ruling, outgoing, turn, connection, held, until)
             if connection is not None:
                 await connection.abandon()
         return None if claimed.stale else await self.join(mail, ruling, claimed.fates, until)
@@ -211,6 +211,7 @@ class Dispatch:
         turn: Turn,
         connection: Connection | None,
         held: AsyncExitStack,
+        until: float,
     ) -> list[Ending]:
         """The attempts are durable: send each claimed copy once, and say how all recipients
         ended."""
@@ -244,7 +245,7 @@ class Dispatch:
                 for trouble in await asyncio.gather(*copies, return_exceptions=True):
                     if trouble is not None:
                         raise trouble
-            await self._close(turn)
+            await self._close(turn, until)
         finally:
             for key, future in live.items():
                 # A retry may have claimed a copy that ended while others of this mail went on.
@@ -348,7 +349,7 @@ class Dispatch:
         self, mail: Mail, send: Outgoing, turn: Turn
     ) -> Outgoing | None:
         for _ in range(ROUNDS):
-            cases, high = await self._judge.again(mail, send.cases, self._store)
+            cases, seen = await self._judge.again(mail, send.cases, self._store)
             rows = [
                 Reattempt(
                     row=send.fates[case.n].row,
@@ -362,7 +363,9 @@ class Dispatch:
                 )
                 for case in cases
             ]
-            claimed = await self._store.reclaim(rows, high=high, at=self._clock())
+            claimed = await self._store.reclaim(
+                rows, high=seen.high, at=self._clock(), overlay=seen.overlay
+            )
             if claimed.stale:
                 continue
             fates = {fate.n: fate for fate in claimed.fates}
@@ -383,10 +386,10 @@ class Dispatch:
             send, given, now, lambda fate, one: self._resender.next_try(mail, fate.attempt, one)
         )
         if accepted:
-            await self._patiently("record", mail, lambda: self._store.record(accepted))
+            await self._patiently("record", mail, lambda: self._store.record(accepted), None)
         turn.written(send)
 
-    async def _close(self, turn: Turn) -> None:
+    async def _close(self, turn: Turn, until: float) -> None:
         """All is known: what a 250 rests on is written before it; else the client keeps the mail.
 
         Where somebody's copy was taken, one transaction has the other results, the body of what
@@ -395,9 +398,15 @@ class Dispatch:
         turn.closing = True
         mail = turn.mail
         if mail is not None and (turn.promised or (turn.taken and turn.ours)):
-            await self._patiently("settle", mail, lambda: self.owe(turn))
+            # Who was promised an end gets it from us; else the client does, once it waited enough.
+            patience = None if turn.promised else until
+            try:
+                await self._patiently("settle", mail, lambda: self.owe(turn), patience)
+            except StoreError:
+                self._note_held(turn)
+                raise
         elif turn.held and self._monotonic() <= turn.last:
-            self._store.record_later([outcome for outcome, _ in turn.held.values()])
+            self._note_held(turn)
         elif turn.held:
             # Another process may have taken the attempts over, and 5xx is a promise too.
             await self._late(turn)
@@ -406,23 +415,43 @@ class Dispatch:
         outcomes = [outcome for outcome, _ in turn.held.values()]
         try:
             ours = await self._store.record(outcomes)
-        except StoreUnavailable:
+        except StoreError:
             self._store.record_later(outcomes)
             ours = []
         turn.taken_away(ours, _BUSY)
 
+    def _note_held(self, turn: Turn) -> None:
+        """What no 250 rests on is written when it can be.
+
+        Of mail that is owed a failure is told by the transaction that records it, or not recorded.
+        """
+        held = [o for o, lost in turn.held.values() if lost is None or not turn.promised]
+        if held:
+            self._store.record_later(held)
+
     async def _patiently(
-        self, operation: str, mail: Mail, write: Callable[[], Awaitable[object]]
+        self,
+        operation: str,
+        mail: Mail,
+        write: Callable[[], Awaitable[object]],
+        until: float | None,
     ) -> None:
+        """Go on trying, until a time of the loop; what is known to be relayed is never forgotten.
+
+        A result can be written beside the store, so it is worth trying also when that is lost.
+        """
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 await write()
                 return
-            except (StoreDown, StoreRefused):
+            except StoreRefused:
                 raise
-            except StoreUnavailable as error:
-                # Known to be relayed: keep the result and go on trying, never forget it.
+            except StoreError as error:
                 store_trouble(operation, mail.ref, error)
+                lost = isinstance(error, StoreDown) and operation == "settle"
+                if lost or (until is not None and loop.time() >= until):
+                    raise
                 await asyncio.sleep(_STORE_PAUSE)
 
 

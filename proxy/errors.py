@@ -8,6 +8,7 @@
     |  |- StoreUnavailable  for now (locked, full, closed): answered 451, the client keeps the mail
     |  |  '- StoreRefused   this one operation cannot be done; trying again is of no use
     |  '- StoreDown         until restart (I/O error, failed fsync): never tried a second time
+    |     '- StoreMissing   no database, or none of ours: nothing may be served without it
     |- UpstreamUnavailable  no upstream connection could be had
     |- TokenError           a token that is not ours, or damaged
     '- KeysError            the key file is missing, unreadable or malformed
@@ -45,6 +46,10 @@ class StoreRefused(StoreUnavailable):
 
 class StoreDown(StoreError):
     """The store lost data or may have: nothing until restart (fsync is never retried)."""
+
+
+class StoreMissing(StoreDown):
+    """No database, or not the one that belongs here: serving would forget every opt-out."""
 
 
 class UpstreamUnavailable(SluisError):

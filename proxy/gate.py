@@ -28,7 +28,8 @@ from proxy.delivery.outbox import OutboxState, Tried
 from proxy.delivery.upstream import Pool
 from proxy.dispatch import ELSEWHERE, ROUNDS, Dispatch, store_trouble
 from proxy.envelope import Envelope
-from proxy.errors import StoreError, StoreUnavailable, UpstreamUnavailable
+from proxy.errors import StoreError, StoreRefused, StoreUnavailable, UpstreamUnavailable
+from proxy.fallback.store import FallbackStore
 from proxy.feedback.mailto import tokens_in
 from proxy.judge import Judge, Ruling
 from proxy.keys import Keys
@@ -39,10 +40,11 @@ from proxy.owed import body_of
 from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault
 from proxy.resend import Resender, lost_by
-from proxy.store.model import Due, Intake, State, Store
+from proxy.store.model import Due, Intake, State
 from proxy.telemetry import Telemetry
 from proxy.turn import Turn
 from proxy.web.record import record_token
+from proxy.without import may_go_without, undeduped
 
 #: How long a reply waits for results that are being written already, in seconds.
 _GRACE = 5.0
@@ -56,7 +58,7 @@ class Gate:
         *,
         settings: Settings,
         keys: Keys,
-        store: Store,
+        store: FallbackStore,
         packs: Packs,
         pool: Pool,
         telemetry: Telemetry,
@@ -127,10 +129,14 @@ class Gate:
         if envelope.recipients and (feedback or self._is_feedback(envelope)):
             return Reply(452, "4.5.3", "a feedback address needs a transaction of its own")
         stream = None if feedback else self._reader.certain_stream(envelope)
+        if self._store.down is not None and not feedback and envelope.recipients:
+            return Reply(452, "4.5.3", "one recipient at a time for now, send to the others later")
         if stream is None or stream.partial == "all-or-nothing":
             # Refused here, a client would go on with the others: at DATA it is all of them.
             return None
         try:
+            if self._store.down is not None:
+                raise StoreUnavailable("marketing mail is not taken while the store is down")
             subject = self._keys.subject(stream.sender, recipient)
             for _ in range(ROUNDS):
                 snapshot = await self._store.lookup([subject])
@@ -227,16 +233,40 @@ class Gate:
 
     async def _relay(self, mail: Mail, until: float, turn: Turn) -> list[Ending]:
         for _ in range(ROUNDS):
-            ruling = await self._judge.rule(mail, self._store)
-            listener = mail.envelope.submitter.listener
-            if self._settings.delivery_of(mail.stream, listener) == "queued":
-                endings = await self._queue(mail, ruling, until)
-            else:
-                outgoing = copies_of(mail, ruling, self._keys)
-                endings = await self._dispatch.attempt(mail, ruling, outgoing, until, turn)
+            try:
+                ruling = await self._ruling(mail)
+                if self._queues(mail):
+                    endings = await self._queue(mail, ruling, until)
+                else:
+                    outgoing = copies_of(mail, ruling, self._keys)
+                    endings = await self._dispatch.attempt(mail, ruling, outgoing, until, turn)
+            except StoreRefused:
+                raise
+            except StoreError:
+                # Once an attempt is durable, what follows is no reason for another.
+                if turn.mail is not None or self._store.down is None or self._queues(mail):
+                    raise
+                if not may_go_without(mail):
+                    raise
+                endings = await self._without_store(mail, until, turn)
             if endings is not None:
                 return endings
         raise StoreUnavailable("newer events overtook every decision")
+
+    def _queues(self, mail: Mail) -> bool:
+        listener = mail.envelope.submitter.listener
+        return self._settings.delivery_of(mail.stream, listener) == "queued"
+
+    async def _ruling(self, mail: Mail) -> Ruling:
+        if self._store.down is not None:
+            raise StoreUnavailable(str(self._store.down))
+        return await self._judge.rule(mail, self._store)
+
+    async def _without_store(self, mail: Mail, until: float, turn: Turn) -> list[Ending] | None:
+        """Promise 6: decided on the snapshot of the suppressions, written down beside the store."""
+        ruling = undeduped(await self._judge.rule(mail, self._store.shelter))
+        outgoing = copies_of(mail, ruling, self._keys)
+        return await self._dispatch.attempt(mail, ruling, outgoing, until, turn)
 
     async def _queue(self, mail: Mail, ruling: Ruling, until: float) -> list[Ending] | None:
         """Commit C1 of queued mail, body and all: 250 rests on it, and the outbox does the rest."""

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Protocol
 
 import orjson
 
@@ -61,7 +62,6 @@ from proxy.store.model import (
     RowFate,
     Snapshot,
     State,
-    Store,
     Subject,
     Submission,
 )
@@ -130,6 +130,16 @@ class Ruling:
     intake: Intake
 
 
+class Looked(Protocol):
+    """Whoever knows what is known of people: the store, or what stands in for it."""
+
+    async def lookup(
+        self, subjects: Sequence[Subject], *, mails_since: datetime | None = None
+    ) -> Snapshot:
+        """See `Store.lookup`."""
+        ...
+
+
 class Judge:
     """Asks the engine about each recipient of a mail."""
 
@@ -152,7 +162,7 @@ class Judge:
         self._dedupe_window = settings.delivery.dedupe_window
         self._told: dict[object, _Told] = {}
 
-    async def rule(self, mail: Mail, store: Store) -> Ruling:
+    async def rule(self, mail: Mail, store: Looked) -> Ruling:
         """Look up and decide for every recipient of `mail`; raises `StoreError`."""
         subjects = [self._keys.subject(mail.stream.sender, a) for a in mail.recipients]
         since = self._mails_since(mail.stream)
@@ -186,8 +196,8 @@ class Judge:
         )
 
     async def again(
-        self, mail: Mail, cases: Sequence[Case | Asked], store: Store
-    ) -> tuple[list[Case], int]:
+        self, mail: Mail, cases: Sequence[Case | Asked], store: Looked
+    ) -> tuple[list[Case], Snapshot]:
         """New decisions for cases whose earlier one grew old, and what they rest on."""
         snapshot = await store.lookup(
             [case.subject for case in cases], mails_since=self._mails_since(mail.stream)
@@ -201,7 +211,7 @@ class Judge:
             )
             for c in cases
         ]
-        return fresh, snapshot.high
+        return fresh, snapshot
 
     def refuse_at_rcpt(
         self,
@@ -419,6 +429,7 @@ class Judge:
             submission=submission,
             rows=rows,
             high=snapshot.high,
+            overlay=snapshot.overlay,
             dedupe_from=at - self._dedupe_window,
             at=at,
         )

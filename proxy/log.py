@@ -434,6 +434,11 @@ def optout_forwarded(*, ref: str, stream: str, by: str, result: str, answer: str
     )
 
 
+def optout_kept(*, ref: str, sender: str, stream: str, via: str) -> None:
+    """It is durable beside the store and binds this process; the merge brings it there."""
+    _out.warning("optout.kept", ref=ref, sender=sender, stream=stream, via=via)
+
+
 def api_answered(*, token: str, stream: str, subjects: int) -> None:
     """The API told the holder of a token about so many people."""
     _limited(
@@ -461,6 +466,34 @@ def store_failed(*, ref: str, operation: str, error: str) -> None:
         operation=operation,
         error=error,
     )
+
+
+def store_down(*, operation: str, error: str) -> None:
+    """The store cannot be written from here on: marketing is 451, the rest goes on without it."""
+    _limited("error", "store.down", (operation,), _REFUSALS, operation=operation, error=error)
+
+
+def store_up(*, seconds: float) -> None:
+    """The store answers again, after so long, and has what was written down meanwhile."""
+    _limited("warning", "store.up", (), _REFUSALS, seconds=seconds)
+
+
+def fallback_merged(*, events: int, attempts: int, results: int) -> None:
+    """What was written down beside the store is in it: opt-outs, attempts, results of attempts."""
+    _limited(
+        "warning",
+        "fallback.merged",
+        (),
+        _REFUSALS,
+        events=events,
+        attempts=attempts,
+        results=results,
+    )
+
+
+def snapshot_failed(*, error: str) -> None:
+    """The suppressions for decisions without the store could not be brought up to date."""
+    _limited("error", "snapshot.failed", (_short(error),), _REFUSALS, error=error)
 
 
 def signing_failed(*, ref: str, error: str) -> None:

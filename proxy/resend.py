@@ -41,6 +41,7 @@ from proxy.store.model import (
     Result,
     RowFate,
     Settlement,
+    Snapshot,
     State,
     Store,
     Take,
@@ -209,16 +210,16 @@ class Resender:
             # Connection first, then the decision: the younger it is at the dot, the better.
             connection = await held.enter_async_context(self._pool.connection())
             for _ in range(_ROUNDS):
-                [case], high = await self._judge.again(mail, [asked], self._store)
+                [case], seen = await self._judge.again(mail, [asked], self._store)
                 dot_by = self._monotonic() + self._before_dot
-                taken = await self._store.take(await self._decided(owed, mail, case, high))
+                taken = await self._store.take(await self._decided(owed, mail, case, seen))
                 if not taken.stale:
                     [fate] = taken.fates
                     await self._follow(mail, case, fate, connection, dot_by)
                     return Tried.DONE
         raise StoreUnavailable("newer events overtook every decision")
 
-    async def _decided(self, owed: Owed, mail: Mail, case: Case, high: int) -> Take:
+    async def _decided(self, owed: Owed, mail: Mail, case: Case, seen: Snapshot) -> Take:
         """What the decision makes of the row."""
         state, notice, next_try = State.ATTEMPTING, None, None
         if case.state is State.BLOCKED:
@@ -234,7 +235,7 @@ class Resender:
             state,
             reply=case.reply,
             case=case,
-            high=high,
+            seen=seen,
             next_try=next_try,
             notice=notice,
         )
@@ -350,7 +351,7 @@ class Resender:
         *,
         reply: str,
         case: Case | None = None,
-        high: int = 0,
+        seen: Snapshot | None = None,
         next_try: datetime | None = None,
         notice: Notice | None = None,
     ) -> Take:
@@ -362,7 +363,9 @@ class Resender:
             state=state,
             decision=case.decision if case else None,
             facts=case.facts if case else "",
-            high=high,
+            high=seen.high if seen else 0,
+            overlay=seen.overlay if seen else 0,
+            copy_key=owed.copy_key,
             dedupe_from=now - self._settings.delivery.dedupe_window,
             at=now,
             reply=reply,

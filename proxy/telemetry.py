@@ -39,6 +39,7 @@ EXPIRING = ("30d", "60d", "90d")
 OPERATIONS = (
     *("lookup", "read", "claim", "reclaim", "append", "record", "recover"),  # the store's own
     *("settle", "take", "hasten", "pass"),  # for the outbox
+    *("open", "merge", "oppose"),  # for its fallback
     *("admit", "submit"),  # the gate's: a client heard 451
 )
 COMMANDS = ("connect", "ehlo", "helo", "starttls", "auth", "mail", "rcpt", "data", OTHER)
@@ -170,6 +171,12 @@ class Telemetry:
         self._outbox = {state: outbox.labels(state) for state in OUTBOX_STATES}
         self._oldest = self._gauge("outbox_oldest_seconds", "Age of the oldest unfinished mail.")
         self._forwards = self._gauge("forwards_waiting", "Opt-outs that wait to be passed on.")
+        self._fallback = self._gauge(
+            "fallback_records", "Records beside the store that wait to be merged."
+        )
+        self._fallback_oldest = self._gauge(
+            "fallback_oldest_seconds", "Age of the oldest record beside the store."
+        )
         bases = self._gauge("bases", "People who may be written to, by basis.", ("basis",))
         self._bases = {r.value: bases.labels(r.value) for r in ALLOW if r is not ALLOW[-1]}
         expiring = self._gauge("bases_expiring", "Bases that end within a time.", ("within",))
@@ -201,6 +208,9 @@ class Telemetry:
             "forwards_total", "Tries to pass an opt-out on, by what became of it.", ("result",)
         )
         self._forwarded = {result: forwards.labels(result) for result in FORWARDED}
+        self._undeduped = self._counter(
+            "undeduped_total", "Mails sent without the store, their history unasked."
+        )
         bounces = self._counter("bounces_total", "Mails that came back.", ("severity",))
         self._bounces = {s.value: bounces.labels(s.value) for s in Severity}
         streams = tuple(self._label.values())
@@ -366,6 +376,10 @@ class Telemetry:
         """A copy is sent again although an earlier attempt may have been delivered."""
         self._ambiguous.inc()
 
+    def undeduped(self) -> None:
+        """A copy is sent without the store: whether it was sent before was not asked."""
+        self._undeduped.inc()
+
     def store_error(self, operation: str) -> None:
         """The store could not answer during `operation`, a name from our own code."""
         self._store_errors.add((operation,))
@@ -401,6 +415,11 @@ class Telemetry:
     def forwards_waiting(self, count: int) -> None:
         """Opt-outs that wait to be passed on."""
         self._forwards.set(count)
+
+    def fallback(self, records: int, oldest_seconds: float) -> None:
+        """What waits beside the store, and the age of the oldest (0 for none)."""
+        self._fallback.set(records)
+        self._fallback_oldest.set(oldest_seconds)
 
     def upstream(self, name: str, up: bool) -> None:
         """An upstream can be reached, or not."""

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxy.message", "proxy.store", "proxy.delivery"),
     # A report has a mail in it, and is read with the same bounded MIME scan.
     ("proxy.feedback",),
+    ("proxy.fallback",),
     # Recording an opt-out is shared by the page, the mailbox and the command line.
     ("proxy.web.record",),
     ("proxy.facts",),
@@ -140,7 +141,7 @@ def _with_path(program: str) -> str:
 
 @pytest.mark.parametrize("library", ["aiosmtpd", "sqlalchemy", "aiosqlite", "prometheus_client"])
 def test_the_gate_knows_no_foreign_library(library: str) -> None:
-    for name in ("gate", "dispatch", "facts", "judge", "mail", "copies"):
+    for name in ("gate", "dispatch", "without", "facts", "judge", "mail", "copies"):
         path = ROOT / "proxy" / f"{name}.py"
         if path.exists():
             assert library not in {item.split(".")[0] for item in imports(path)}, name

@@ -356,6 +356,7 @@ class Delivery(Table):
     expiry: Duration = timedelta(days=5)
     inline_wait: Duration = timedelta(seconds=60)
     attempt_hold: Duration = timedelta(seconds=5)
+    snapshot_max_age: Duration = timedelta(hours=24)
     retry_first: Duration = timedelta(minutes=1)
     retry_longest: Duration = timedelta(hours=1)
     ambiguous: Literal["retry", "hold"] = "retry"

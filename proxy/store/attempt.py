@@ -64,7 +64,7 @@ _SAME_OUTCOME = compiled(
         outcome.c.reply == bindparam("reply"),
     )
 )
-_SETTLE_COPY = compiled(
+SETTLE_COPY = compiled(
     delivery.update()
     .where(
         delivery.c.copy_key == bindparam("copy"),
@@ -266,7 +266,7 @@ class Record:
             )
         )
         if accepted:
-            db.execute(*_SETTLE_COPY(copy=copy, reply=o.reply, ended_at=at))
+            db.execute(*SETTLE_COPY(copy=copy, reply=o.reply, ended_at=at))
             if marketing:
                 db.execute(ledger.MARK_MAIL.sql, (exact, sender, at))
         if accepted or (owed and not open_):

@@ -12,6 +12,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.errors import StoreError, StoreRefused, StoreUnavailable
@@ -122,12 +123,22 @@ class Batcher(Generic[In, Out]):
             future.set_exception(own)
 
 
-def commit(db: sqlite3.Connection, operations: Sequence[Operation]) -> tuple[list[Any], int]:
-    """Run a group: a result or a `StoreError` for each operation, and the number of commits."""
+_UNLOCKED: AbstractContextManager[object] = nullcontext()
+
+
+def commit(
+    db: sqlite3.Connection,
+    operations: Sequence[Operation],
+    lock: AbstractContextManager[object] = _UNLOCKED,
+) -> tuple[list[Any], int]:
+    """Run a group: a result or a `StoreError` for each operation, and the number of commits.
+
+    `lock` is held from the first operation of a transaction to the end of its COMMIT.
+    """
     order = sorted(range(len(operations)), key=lambda i: operations[i].rank)
     results: list[Any] = [None] * len(operations)
     try:
-        commits = _transaction(db, operations, order, results)
+        commits = _transaction(db, operations, order, results, lock)
     except Exception as error:
         whole = trouble(error)
         if whole is None and len(operations) == 1:
@@ -140,7 +151,7 @@ def commit(db: sqlite3.Connection, operations: Sequence[Operation]) -> tuple[lis
         return results, commits
     commits = 0
     for i in order:
-        (results[i],), more = commit(db, [operations[i]])
+        (results[i],), more = commit(db, [operations[i]], lock)
         commits += more
         if isinstance(results[i], StoreError) and not isinstance(results[i], StoreRefused):
             # The store itself is in trouble: do not wait for it once per operation.
@@ -155,16 +166,18 @@ def _transaction(
     operations: Sequence[Operation],
     order: Sequence[int],
     results: list[Any],
+    lock: AbstractContextManager[object],
 ) -> int:
     before = db.total_changes
     try:
         db.execute("BEGIN IMMEDIATE")
-        for i in order:
-            results[i] = operations[i].run(db)
-        if db.total_changes == before:
-            db.execute("ROLLBACK")
-            return 0
-        db.execute("COMMIT")
+        with lock:
+            for i in order:
+                results[i] = operations[i].run(db)
+            if db.total_changes == before:
+                db.execute("ROLLBACK")
+                return 0
+            db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import (
+    Case,
     Text,
     and_,
     bindparam,
@@ -115,7 +116,7 @@ MARK_MAIL = compiled(
     )
 )
 
-_HIGH = compiled(select(func.coalesce(func.max(event.c.id), literal_column("0"))))
+HIGH = compiled(select(func.coalesce(func.max(event.c.id), literal_column("0"))))
 _TOUCHED = compiled(
     select(literal_column("1"))
     .select_from(event)
@@ -129,14 +130,12 @@ _EVENT, _SUPPRESSION, _ATTRIBUTE, _MAIL, _TOP = range(5)
 _none = literal_column("NULL", Text)
 
 
-def _lookup() -> schema.Query:
-    """ONE statement, so one snapshot of the database, for any number of subjects.
+def opt_out_fields() -> Case[Any]:
+    """The fields of a suppression's event; they may be null.
 
-    Blocking reaches over the widened key; the exact key is read as well, so that an entry stays
-    found when the rules of widening are changed later.
+    Suppressions repeat the objections of the ledger and outlive their erasure.
     """
-    # Suppressions repeat the objections of the ledger and outlive their erasure.
-    opt_out = case(
+    return case(
         (suppression.c.type == "complaint", func.json_object("via", suppression.c.via)),
         else_=func.json_object(
             "scope", suppression.c.scope,
@@ -145,6 +144,14 @@ def _lookup() -> schema.Query:
             "via", suppression.c.via,
         ),
     )  # fmt: skip
+
+
+def _lookup() -> schema.Query:
+    """ONE statement, so one snapshot of the database, for any number of subjects.
+
+    Blocking reaches over the widened key; the exact key is read as well, so that an entry stays
+    found when the rules of widening are changed later.
+    """
     return compiled(
         union_all(
             select(
@@ -155,7 +162,8 @@ def _lookup() -> schema.Query:
             select(
                 literal_column(str(_SUPPRESSION)), suppression.c.id, suppression.c.uid,
                 suppression.c.sender, suppression.c.exact, suppression.c.wide, suppression.c.type,
-                suppression.c.at, suppression.c.recorded_at, literal_column("''"), opt_out,
+                suppression.c.at, suppression.c.recorded_at, literal_column("''"),
+                opt_out_fields(),
             ).where(
                 or_(suppression.c.wide.in_(each("wides")), suppression.c.exact.in_(each("exacts")))
             ),
@@ -342,7 +350,7 @@ def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
     for kind, id_, uid, sender, exact, wide, type_, at, recorded_at, evidence, fields in rows:
         if kind == _EVENT or (kind == _SUPPRESSION and id_ not in entries):
             try:
-                what = detail(type_, fields if kind == _EVENT else _without_nulls(fields))
+                what = detail(type_, fields if kind == _EVENT else without_nulls(fields))
             except FieldError:
                 unreadable |= {exact, wide}
                 continue
@@ -368,7 +376,8 @@ def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
     return Read(high, known, frozenset(unreadable))
 
 
-def _without_nulls(fields: str) -> str:
+def without_nulls(fields: str) -> str:
+    """The fields of a suppression as those of its event were."""
     return to_json({k: v for k, v in orjson.loads(fields).items() if v is not None})
 
 
@@ -378,7 +387,7 @@ def touched(db: sqlite3.Connection, high: int, subjects: Iterable[Subject]) -> b
     Ids are in commit order, because SQLite has one write lock for all processes: what a reader at
     `high` did not see has a higher id.
     """
-    (top,) = db.execute(_HIGH.sql).fetchone()
+    (top,) = db.execute(HIGH.sql).fetchone()
     if top <= high:
         return False
     subjects = list(subjects)

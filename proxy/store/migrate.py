@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from proxy.errors import StoreDown, StoreUnavailable
+from proxy.errors import StoreDown, StoreMissing
 from proxy.store.connection import BUSY_TIMEOUT, address, configure
 from proxy.store.instance import create_file, sync_directory
 from proxy.store.schema import APPLICATION_ID, REVISION
@@ -29,12 +29,12 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 def prepare(path: Path, *, create: bool, check: bool = False) -> None:
     """Make sure that `path` is a store of this schema.
 
-    Raises `StoreUnavailable` (missing, or of a newer version), `StoreDown` (not a store, damaged),
-    or `sqlite3.Error`.
+    Raises `StoreMissing` (missing, not a store, or of a newer version), `StoreDown` (damaged), or
+    `sqlite3.Error`.
     """
     if not path.exists():
         if not create:
-            raise StoreUnavailable(
+            raise StoreMissing(
                 f"{path} does not exist; the first `sluis import` or `sluis serve` makes it. If a"
                 " relay ran here before, it and its opt-outs were lost: restore a backup"
             )
@@ -65,7 +65,7 @@ def _create(path: Path) -> None:
     for suffix in ("-wal", "-journal"):
         left = path.with_name(path.name + suffix)
         if left.exists():
-            raise StoreDown(f"{path} is missing but {left.name} is there: restore the database")
+            raise StoreMissing(f"{path} is missing but {left.name} is there: restore the database")
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     create_file(new, b"")
     try:
@@ -96,10 +96,10 @@ def _sync(path: Path) -> None:
 def _revision(db: sqlite3.Connection, path: Path) -> str:
     """The schema's revision. What is no store is refused: an empty one forgets every opt-out."""
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise StoreDown(f"{path} is no Sluis store, or an emptied one: restore it from a backup")
+        raise StoreMissing(f"{path} is no Sluis store, or an emptied one: restore it from a backup")
     rows = db.execute("SELECT version_num FROM alembic_version").fetchall()
     if len(rows) != 1:
-        raise StoreDown(f"{path} has {len(rows)} schema versions: restore it from a backup")
+        raise StoreMissing(f"{path} has {len(rows)} schema versions: restore it from a backup")
     return str(rows[0][0])
 
 
@@ -114,7 +114,7 @@ def _upgrade(db: sqlite3.Connection, path: Path, current: str | None) -> None:
     if current is not None:
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
         if current not in known:
-            raise StoreUnavailable(
+            raise StoreMissing(
                 f"{path} was written by a newer version of Sluis (schema {current}, this one knows"
                 f" up to {REVISION}): install that version"
             )

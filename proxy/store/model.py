@@ -74,10 +74,14 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One consistent read. `high` is the highest ledger id it saw; commits are validated against
-    it."""
+    it.
+
+    `overlay` numbers what was held beside the ledger and is in it as well, for the same purpose.
+    """
 
     high: int
     known: Mapping[Subject, Known]
+    overlay: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,14 @@ class NewEvent:
     address: str = ""
     unless_in_force: bool = False
     forward: str = ""
+
+
+class Added(StrEnum):
+    """What became of an opt-out that was handed in. All are durable."""
+
+    NEW = "new"
+    KNOWN = "known"  # the same one holds already
+    KEPT = "kept"  # the store cannot be written: held beside it, binding this process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,9 +222,10 @@ class Notice:
 class Intake:
     """Commit C1 of one submission: dedupe, validation against newer events, decisions, attempts.
 
-    `high` is the snapshot's; an event above it that touches one of the rows makes the result
-    `stale`. `dedupe_from`: rows whose last attempt is older than this are no longer "the same
-    copy". `body` is kept where a row is `waiting`; `notice` is written with new rows.
+    `high` and `overlay` are the snapshot's; an event above one of them that touches one of the rows
+    makes the result `stale`. `dedupe_from`: rows whose last attempt is older than this are no
+    longer "the same copy". `body` is kept where a row is `waiting`; `notice` is written with new
+    rows. `undeduped`: decided without the store, and to be recorded beside it.
     """
 
     submission: Submission
@@ -222,6 +235,8 @@ class Intake:
     at: datetime
     body: Body | None = None
     notice: Notice | None = None
+    overlay: int = 0
+    undeduped: bool = False
 
 
 class Fate(StrEnum):
@@ -336,7 +351,7 @@ class Take:
 
     `state` is `attempting`, `blocked`, `failed` (expired, dropped) or `waiting` (until `next_try`);
     the last two may come without a decision. `attempts` is how often the row was tried when it was
-    read: a row that moved on since is `BUSY`.
+    read: a row that moved on since is `BUSY`. `copy_key` is the row's.
     """
 
     row: int
@@ -352,6 +367,8 @@ class Take:
     room: tuple[Room, ...] = ()
     next_try: datetime | None = None
     notice: Notice | None = None
+    copy_key: str = ""
+    overlay: int = 0
 
 
 class ForwardState(StrEnum):
@@ -524,11 +541,17 @@ class Store(Protocol):
         group."""
         ...
 
+    async def oppose(self, event: NewEvent) -> Added:
+        """Append one opt-out, in the store or beside it."""
+        ...
+
     async def claim(self, intake: Intake) -> IntakeResult:
         """Commit C1. All rows or none: if one copy is live elsewhere, no row is claimed."""
         ...
 
-    async def reclaim(self, rows: Sequence[Reattempt], *, high: int, at: datetime) -> IntakeResult:
+    async def reclaim(
+        self, rows: Sequence[Reattempt], *, high: int, at: datetime, overlay: int = 0
+    ) -> IntakeResult:
         """Decide again for claimed rows of this process; stale as in `claim`."""
         ...
 

@@ -17,16 +17,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from proxy.errors import StoreDown, StoreError, StoreRefused, StoreUnavailable
+from proxy.errors import StoreDown, StoreError, StoreMissing, StoreRefused, StoreUnavailable
 from proxy.store import counting, forwarding, ledger, migrate, outbox
 from proxy.store.attempt import Reclaim, Record, Settle
+from proxy.store.beside import Beside, Nothing, Validated
 from proxy.store.claim import Claim
 from proxy.store.codec import micros
 from proxy.store.connection import Connection, trouble
 from proxy.store.group import Batcher, Operation, commit
 from proxy.store.journal import decided, entries
 from proxy.store.lease import Holding, Owner, Recover, Steady
+from proxy.store.merge import Ended, Intent, Merge, Merged
 from proxy.store.model import (
+    Added,
     Decided,
     Due,
     Forward,
@@ -47,6 +50,7 @@ from proxy.store.model import (
     Take,
     Unfinished,
 )
+from proxy.store.suppressed import Suppressed, suppressed
 
 T = TypeVar("T")
 
@@ -55,6 +59,9 @@ MAX_GROUP = 512
 
 #: How long an attempt is its owner's, unless the configuration says otherwise.
 LEASE = timedelta(minutes=30)
+
+#: Octets that must find room before a store that was full is believed in again.
+_MAIL_OF_ROOM = 256 * 1024
 
 #: Pause before results that could not be written are tried again, in seconds.
 _RETRY_PAUSE = 0.5
@@ -105,6 +112,7 @@ async def open_sqlite(
     keys: str = "",
     clock: Callable[[], datetime] = _now,
     monotonic: Callable[[], float] = time.monotonic,
+    beside: Beside | None = None,
 ) -> SqliteStore:
     """Open the database at `path`, bringing its schema up to date first.
 
@@ -114,8 +122,9 @@ async def open_sqlite(
     store that was written under another is refused, as none of its opt-outs would be found.
     `create` makes a missing database; without it a missing one is an error, because an empty
     suppression list must never appear by accident.
-    `check` reads every page first (slow). `max_group` bounds the operations of one transaction.
-    Raises `StoreUnavailable`, or `StoreDown` for a damaged or foreign file, or other keys.
+    `check` reads every page first (slow). `max_group` bounds the operations of one transaction;
+    `beside` binds them. Raises `StoreUnavailable`, `StoreDown` for a damaged file, or
+    `StoreMissing` for one that is missing, foreign, or written under other keys.
     """
     opened: list[Connection] = []
     try:
@@ -148,6 +157,7 @@ async def open_sqlite(
         steady=Steady(lease),
         clock=clock,
         monotonic=monotonic,
+        beside=Nothing() if beside is None else beside,
     )
 
 
@@ -166,7 +176,7 @@ def _bind(db: sqlite3.Connection, *, path: Path, keys: str) -> None:
         db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('keys', ?)", (keys,))
         found = db.execute("SELECT value FROM meta WHERE key = 'keys'").fetchall()
     if found != [(keys,)]:
-        raise StoreDown(
+        raise StoreMissing(
             f"{path} was written under other keys, so none of its opt-outs would be found: name the"
             " key file of the relay that made it (http.keys_file), the same for all that share it"
         )
@@ -199,6 +209,7 @@ class SqliteStore:
         steady: Steady,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
+        beside: Beside,
     ) -> None:
         self._path = path
         self._identity = _identity(path)
@@ -211,6 +222,7 @@ class SqliteStore:
         self._steady = steady
         self._clock = clock
         self._monotonic = monotonic
+        self._beside = beside
         self._writes: Batcher[Operation, Any] = Batcher(self._commit, limit=max_group)
         self._reads: Batcher[_Asked, Snapshot] = Batcher(self._read, limit=max_group)
         self._kept: set[asyncio.Task[None]] = set()
@@ -231,6 +243,15 @@ class SqliteStore:
         new: list[bool] = await self._writes.hand_in(ledger.Append(events, attributes))
         return new
 
+    async def oppose(self, event: NewEvent) -> Added:
+        """See `Store.oppose`."""
+        (new,) = await self.append([event])
+        return Added.NEW if new else Added.KNOWN
+
+    async def suppressed(self, above: int | None) -> Suppressed:
+        """What stops even mail that is no marketing: of all, or where it changed since `above`."""
+        return await self._page(lambda db: suppressed(db, above, micros(self._clock())))
+
     async def subjects(self, *, after: int, limit: int) -> list[tuple[int, Subject]]:
         """See `Store.subjects`; the id is that of the pair's first event."""
         return await self._page(lambda db: ledger.pairs(db, after, limit))
@@ -243,14 +264,16 @@ class SqliteStore:
 
     async def claim(self, intake: Intake) -> IntakeResult:
         """See `Store.claim`. Copy keys and numbers are distinct in an intake (`ValueError`)."""
-        result: IntakeResult = await self._writes.hand_in(Claim(intake, self._own()))
-        return result
+        claim = Claim(intake, self._own())
+        subjects = [row.subject for row in intake.rows]
+        return await self._validated(claim, intake.overlay, subjects)
 
-    async def reclaim(self, rows: Sequence[Reattempt], *, high: int, at: datetime) -> IntakeResult:
+    async def reclaim(
+        self, rows: Sequence[Reattempt], *, high: int, at: datetime, overlay: int = 0
+    ) -> IntakeResult:
         """See `Store.reclaim`. `BUSY`: the attempt is no longer this process's; send nothing."""
         operation = Reclaim(rows, high, at, self._own())
-        result: IntakeResult = await self._writes.hand_in(operation)
-        return result
+        return await self._validated(operation, overlay, [row.subject for row in rows])
 
     async def record(self, outcomes: Sequence[Outcome]) -> list[int]:
         """See `Store.record`."""
@@ -263,6 +286,22 @@ class SqliteStore:
         task = asyncio.create_task(self._keep(operation, self._writes.hand_in(operation)))
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
+
+    def recording(self, outcomes: Sequence[Outcome]) -> asyncio.Future[list[int]]:
+        """`record`, handed in at once; its trouble is the caller's."""
+        return self._writes.hand_in(Record(outcomes, self._holding))
+
+    async def merge(
+        self,
+        events: Sequence[NewEvent],
+        intents: Sequence[tuple[Intent, Ended | None]],
+        results: Sequence[Ended],
+    ) -> Merged:
+        """One commit of all that was written down beside the store; once, however often asked."""
+        now = micros(self._clock())
+        operation = Merge(events, intents, results, self._own(), self._holding, now)
+        merged: Merged = await self._writes.hand_in(operation)
+        return merged
 
     async def settle(self, settlement: Settlement) -> list[int]:
         """See `Store.settle`. In the order of handing in with `record`."""
@@ -282,8 +321,11 @@ class SqliteStore:
 
     async def take(self, take: Take) -> IntakeResult:
         """See `Store.take`. A process that does not own the outbox may only end rows."""
-        result: IntakeResult = await self._writes.hand_in(outbox.TakeRow(take, self._owner))
-        return result
+        operation = outbox.TakeRow(take, self._owner)
+        if take.decision is None:
+            result: IntakeResult = await self._writes.hand_in(operation)
+            return result
+        return await self._validated(operation, take.overlay, [take.subject])
 
     async def hasten(self, rows: Sequence[int], at: datetime) -> int:
         """See `Store.hasten`."""
@@ -352,6 +394,11 @@ class SqliteStore:
         await self._writes.hand_in(_Ping(micros(self._clock())))
         await self.lookup([])
 
+    async def room(self) -> None:
+        """`ping`, with as much as a mail may take: one row always fits where nothing else does."""
+        await self._writes.hand_in(_Ping(micros(self._clock()), _MAIL_OF_ROOM))
+        await self.lookup([])
+
     async def close(self) -> None:
         """Write what waits, then close; the last to close folds the log into the database."""
         self._closing.set()
@@ -370,6 +417,13 @@ class SqliteStore:
             raise ValueError("only the process that owns the outbox (owner=True) claims")
         return self._owner
 
+    async def _validated(
+        self, operation: Operation, overlay: int, subjects: Sequence[Subject]
+    ) -> IntakeResult:
+        validated = Validated(operation, self._beside, overlay, subjects)
+        result: IntakeResult = await self._writes.hand_in(validated)
+        return result
+
     async def _commit(self, operations: list[Operation]) -> Sequence[Any]:
         began = time.perf_counter()
         results, commits = await self._writer.run(partial(self._in_place, operations))
@@ -387,7 +441,7 @@ class SqliteStore:
         # A file deleted or replaced under us would take opt-outs that no other process sees.
         if _identity(self._path) != self._identity:
             return [StoreDown(f"{self._path} was removed or replaced")] * len(operations), 0
-        return commit(db, operations)
+        return commit(db, operations, self._beside)
 
     async def _read(self, asked: list[_Asked]) -> Sequence[Snapshot | StoreError]:
         began = time.perf_counter()
@@ -481,15 +535,17 @@ class _Ping:
     rank = 3
     rows = 0
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, room: int = 0) -> None:
         self._at = str(at)
+        self._room = room
 
     def run(self, db: sqlite3.Connection) -> None:
-        db.execute(
-            "INSERT INTO meta (key, value) VALUES ('ping', ?) ON CONFLICT (key)"
-            " DO UPDATE SET value = excluded.value",
-            (self._at,),
-        )
+        for value in (self._at.ljust(self._room), self._at):
+            db.execute(
+                "INSERT INTO meta (key, value) VALUES ('ping', ?) ON CONFLICT (key)"
+                " DO UPDATE SET value = excluded.value WHERE value <> excluded.value",
+                (value,),
+            )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -98,10 +98,13 @@ def ask(about: About) -> Response:
     )
 
 
-def done(about: About, at: datetime | None) -> Response:
-    """What was stopped, since when (`at`, when known), and what still comes."""
+def done(about: About, at: datetime | None, *, kept: bool = False) -> Response:
+    """What was stopped, since when (`at`, when known), and what still comes.
+
+    `kept`: 202, durable here, and in the store once that can be written.
+    """
     return _page(
-        200,
+        202 if kept else 200,
         about,
         words(about.lang)["done_title"],
         lead=[_fill("done_stream" if about.scope is Scope.STREAM else "done_marketing", about)],

@@ -2,7 +2,8 @@
 
 GET, HEAD and OPTIONS change nothing, ever: link scanners follow every link of a mail, also with a
 browser that runs scripts. POST acts: the token alone says who stops what (RFC 8058 3.1), so whether
-its body is odd, too long, too slow or cut off, the opt-out counts. A 200 means: it is committed.
+its body is odd, too long, too slow or cut off, the opt-out counts. A 200 means: it is committed; a
+202: the store cannot be written, it is durable beside it, and holds in this process from now on.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def public_app(
                 clock=clock,
                 scope=scope,
             )
-            answer = pages.done(about(request, optout, recorded.scope), recorded.at)
+            answer = pages.done(
+                about(request, optout, recorded.scope), recorded.at, kept=recorded.kept
+            )
         except TokenError:
             answer = _lost(request)
         except StoreError as fault:

@@ -19,7 +19,7 @@ from proxy import log
 from proxy.config import Settings
 from proxy.errors import StoreError, TokenError
 from proxy.keys import Keys
-from proxy.store.model import NewEvent, Store, Subject
+from proxy.store.model import Added, NewEvent, Store, Subject
 from proxy.tokens import OptOut, open_
 
 Clock = Callable[[], datetime]
@@ -37,12 +37,14 @@ class OptOutEvents(Protocol):
 class Recorded:
     """What holds now. `new` is False when the same objection was in force already.
 
-    `at` is when the one in force was recorded; None when that could not be read.
+    `kept`: it is durable and binds this process, and the store has it later. `at` is when the one
+    in force was recorded; None when that could not be read.
     """
 
     scope: Scope
     new: bool
     at: datetime | None
+    kept: bool = False
 
 
 def scope_of(settings: Settings, optout: OptOut) -> Scope:
@@ -66,7 +68,8 @@ async def record_optout(
     clock: Clock,
     scope: Scope | None = None,
 ) -> Recorded:
-    """Record the objection of `optout`; once this returned it is committed and holds everywhere.
+    """Record the objection of `optout`; once this returned it is durable, and holds everywhere
+    unless it is `kept` beside a store that cannot be written.
 
     `scope` overrides the configured one. The address itself is not stored: blocking needs only its
     pseudonyms, and so an erased person stays erased. Raises `StoreError` when it is not recorded,
@@ -91,12 +94,14 @@ async def record_optout(
         unless_in_force=True,
         forward=optout.ref if passes_on(settings, optout) else "",
     )
-    (new,) = await store.append([event])
-    if not new:
+    added = await store.oppose(event)
+    if added is Added.KNOWN:
         return Recorded(scope=scope, new=False, at=await _since(store, subject, scope, stream))
     telemetry.optout(optout.stream, via.value, time.monotonic() - started)
-    log.optout_recorded(ref=optout.ref, sender=optout.sender, stream=optout.stream, via=via.value)
-    return Recorded(scope=scope, new=True, at=now)
+    kept = added is Added.KEPT
+    tell = log.optout_kept if kept else log.optout_recorded
+    tell(ref=optout.ref, sender=optout.sender, stream=optout.stream, via=via.value)
+    return Recorded(scope=scope, new=True, at=now, kept=kept)
 
 
 def passes_on(settings: Settings, optout: OptOut) -> bool:

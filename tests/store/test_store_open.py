@@ -18,7 +18,7 @@ from sqlalchemy import create_engine
 from store_process import child, child_environment
 from store_values import ANNA, event
 
-from proxy.errors import StoreDown, StoreUnavailable
+from proxy.errors import StoreDown, StoreMissing, StoreUnavailable
 from proxy.store import instance, migrate
 from proxy.store.schema import REVISION, metadata, triggers
 from proxy.store.sqlite import SqliteStore, open_sqlite
@@ -60,7 +60,7 @@ def names(directory: Path) -> list[str]:
 
 
 async def test_a_missing_store_is_made_only_on_request(path: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="does not exist"):
+    with pytest.raises(StoreMissing, match="does not exist"):
         await opened(path)
     assert names(path.parent) == []
     store = await opened(path, create=True)
@@ -171,7 +171,7 @@ def test_the_code_knows_the_newest_revision() -> None:
 
 async def test_a_store_of_a_newer_version_is_refused(made: Path) -> None:
     execute(made, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreUnavailable, match="newer version"):
+    with pytest.raises(StoreMissing, match="newer version"):
         await opened(made)
 
 

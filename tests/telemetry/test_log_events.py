@@ -69,6 +69,7 @@ def call(name: str, text: str = "x") -> None:
     values: dict[str, Any] = {
         "str": text,
         "int": 7,
+        "float": 7.0,
         "list[str]": [text],
         "BaseException": ValueError(text),
     }
