@@ -259,7 +259,7 @@ async def _listen(
     """Open every listener, or none. Raises `ConfigError` naming the address that is not free."""
     admission = Admission(settings.limits)  # one for all: the limits are the process's
     listeners: list[RunningListener] = []
-    for entry in settings.listeners:
+    for n, entry in enumerate(settings.listeners):
         try:
             listener = await serve_listener(
                 entry, settings, gate, telemetry, clock=clock, admission=admission
@@ -267,7 +267,8 @@ async def _listen(
         except OSError as error:
             for opened in listeners:
                 opened.close()
-            raise _cannot_listen(settings, "listeners.address", entry.address, error) from error
+            key = f"listeners.{n}.address"
+            raise _cannot_listen(settings, key, entry.address, error) from error
         listeners.append(listener)
     return listeners
 
@@ -385,7 +386,8 @@ def _bind(settings: Settings, key: str) -> socket.socket:
 def _cannot_listen(settings: Settings, key: str, address: str, error: OSError) -> ConfigError:
     # The words of the system alone: asyncio and uvloop put their own around them.
     why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-    return ConfigError([f"{settings.source}: {key}: cannot listen on {address}: {why}"])
+    remedy = "choose another address or port, or end what has it"
+    return ConfigError([f"{settings.source}: {key}: cannot listen on {address}: {why}; {remedy}"])
 
 
 def _settle_down() -> None:

@@ -215,6 +215,11 @@ def _http(parts: Parts) -> Iterator[Finding]:
     if http.public == http.admin and not http.public.endswith(":0"):
         remedy = "give them two ports: metrics and health are not for the public"
         yield "http.admin", "is the same as http.public", remedy
+    for key, address in (("http.public", http.public), ("http.admin", http.admin)):
+        for n, listener in parts.listeners.items():
+            if address == listener.address and not address.endswith(":0"):
+                remedy = "give SMTP and HTTP ports of their own"
+                yield key, f"is the same as listeners.{n}.address", remedy
 
 
 def _streams(parts: Parts) -> Iterator[Finding]:

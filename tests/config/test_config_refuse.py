@@ -149,6 +149,11 @@ CONTACT = 'contact = "privacy@acme.example"'
         (URL, 'public_url = "https://u:p@mail.acme.example"', "http.public_url: is no base URL"),
         (URL, f'{URL}\nadmin = "127.0.0.1:8080"', "http.admin: is the same as http.public"),
         (
+            URL,
+            f'{URL}\nadmin = "127.0.0.1:2525"',
+            "http.admin: is the same as listeners.0.address",
+        ),
+        (
             'country = "NL"',
             'country = "UK"',
             'senders.0.country: is no ISO 3166-1 code; write "GB"',

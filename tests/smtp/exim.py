@@ -24,7 +24,7 @@ log_file_path = {folder}/%slog
 pid_file_path = {folder}/pid
 daemon_smtp_ports = {port}
 local_interfaces = 127.0.0.1
-tls_advertise_hosts =
+{tls}
 keep_environment =
 smtp_accept_queue_per_connection = 0
 acl_smtp_rcpt = take
@@ -32,6 +32,9 @@ acl_smtp_data = take
 begin acl
 take:
   accept
+known:
+  accept authenticated = *
+  deny message = log in first
 begin routers
 relay:
   driver = manualroute
@@ -45,7 +48,19 @@ out:
   allow_localhost
 begin retry
 * * F,1h,5m
+begin authenticators
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_condition = ${{if and{{{{eq{{$auth2}}{{app}}}}{{eq{{$auth3}}{{correct horse}}}}}}}}
 """
+#: `{folder}` has the certificate and its key; only who logged in may send.
+SECURE = """\
+tls_advertise_hosts = *
+tls_certificate = {folder}/cert.pem
+tls_privatekey = {folder}/key.pem
+auth_advertise_hosts = ${{if eq{{$tls_in_cipher}}{{}}{{}}{{*}}}}
+acl_smtp_mail = known"""
 
 
 def usable() -> bool:
@@ -57,8 +72,11 @@ def usable() -> bool:
 
 
 @contextlib.contextmanager
-def exim(relay: int) -> Iterator[int]:
-    """The port of one that relays everything to `relay` on this machine."""
+def exim(relay: int, secure: Path | None = None) -> Iterator[int]:
+    """The port of one that relays everything to `relay` on this machine.
+
+    With `secure`, a folder with cert.pem and key.pem, only over STARTTLS and after AUTH.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="sluis-exim-") as name:
@@ -67,8 +85,14 @@ def exim(relay: int) -> Iterator[int]:
         (folder / "spool").mkdir()
         for path in (folder, folder / "spool"):
             shutil.chown(path, "Debian-exim", "Debian-exim")
+        tls = "tls_advertise_hosts ="
+        if secure:
+            tls = SECURE.format(folder=folder)
+            for file in ("cert.pem", "key.pem"):
+                shutil.copy(secure / file, folder / file)
+                shutil.chown(folder / file, "Debian-exim", "Debian-exim")
         config = folder / "conf"
-        config.write_text(CONFIG.format(exim=EXIM, folder=folder, port=port, relay=relay))
+        config.write_text(CONFIG.format(exim=EXIM, folder=folder, port=port, relay=relay, tls=tls))
         config.chmod(0o644)
         with (folder / "out").open("wb") as out:
             process = subprocess.Popen(
