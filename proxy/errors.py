@@ -8,7 +8,8 @@
     |  |- StoreUnavailable  for now (locked, full, closed): answered 451, the client keeps the mail
     |  |  '- StoreRefused   this one operation cannot be done; trying again is of no use
     |  '- StoreDown         until restart (I/O error, failed fsync): never tried a second time
-    |     '- StoreMissing   no database, or none of ours: nothing may be served without it
+    |     |- StoreMissing   no database, or none of ours: nothing may be served without it
+    |     '- StoreTaken     another run of this instance has begun: send no more
     |- UpstreamUnavailable  no upstream connection could be had
     |- TokenError           a token that is not ours, or damaged
     '- KeysError            the key file is missing, unreadable or malformed
@@ -50,6 +51,10 @@ class StoreDown(StoreError):
 
 class StoreMissing(StoreDown):
     """No database, or not the one that belongs here: serving would forget every opt-out."""
+
+
+class StoreTaken(StoreDown):
+    """A later run of this instance has begun: whatever this one sends, that one may send, too."""
 
 
 class UpstreamUnavailable(SluisError):

@@ -17,7 +17,14 @@ from datetime import datetime
 from typing import Protocol
 
 from proxy import log
-from proxy.errors import StoreDown, StoreError, StoreMissing, StoreRefused, StoreUnavailable
+from proxy.errors import (
+    StoreDown,
+    StoreError,
+    StoreMissing,
+    StoreRefused,
+    StoreTaken,
+    StoreUnavailable,
+)
 from proxy.fallback.keep import Keep
 from proxy.fallback.shelter import Shelter
 from proxy.fallback.through import Through
@@ -111,7 +118,8 @@ class FallbackStore(Through):
     @property
     def goes_on(self) -> bool:
         """Whether mail that is no marketing can be served without the store."""
-        return self._shelter.usable and self._keep.trouble is None
+        taken = isinstance(self._down, StoreTaken)
+        return self._shelter.usable and self._keep.trouble is None and not taken
 
     @property
     def degraded(self) -> set[str]:
@@ -149,16 +157,9 @@ class FallbackStore(Through):
 
     async def run(self) -> None:
         """Bring the store back, merge, and keep the snapshot young, for ever."""
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                if self._down is not None:
-                    await self._probe()
-                elif self._keep.pending:
-                    await self._merge()
-                elif self._refreshed_at is None or loop.time() - self._refreshed_at >= REFRESH:
-                    self._refreshed_at = loop.time()
-                    await self._refresh()
+                await self._tend()
             except StoreError as error:
                 self._fell("merge", error)
             except Exception as error:  # the one edge: this must go on
@@ -166,6 +167,17 @@ class FallbackStore(Through):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), PROBE)
             self._wake.clear()
+
+    async def _tend(self) -> None:
+        if self._down is not None:
+            await self._probe()
+            return
+        if self._keep.pending:
+            await self._merge()
+        now = asyncio.get_running_loop().time()
+        if self._refreshed_at is None or now - self._refreshed_at >= REFRESH:
+            self._refreshed_at = now
+            await self._refresh()
 
     async def _probe(self) -> None:
         """See whether the store answers again. One that lost data does not until restart."""
@@ -190,24 +202,32 @@ class FallbackStore(Through):
             self._recovered = await self._inner.recover()
         self._down = None
 
-    async def _merge(self) -> None:
-        """One commit of what waits, then the overlay and the file go; what came meanwhile stays."""
+    async def _merge(self) -> bool:
+        """One commit of what waits, then the overlay and the file go; what came meanwhile stays.
+
+        Whether it was committed.
+        """
         if self._inner is None:
-            return
+            return False
         kept = self._keep.kept()
         try:
             merged = await self._inner.merge(kept.events, kept.intents, kept.results)
         except StoreRefused as error:
             # Held over every decision it can wait for a person; the store serves meanwhile.
             log.store_failed(ref="", operation="merge", error=str(error))
-            return
+            return False
         for _ in range(merged.ambiguous):
             self._telemetry.ambiguous_retry()
-        await self._keep.merged(kept)
+        try:
+            await self._keep.merged(kept)
+        except StoreError as error:
+            # The file's trouble is not the store's: what stays in it is merged again, to no effect.
+            log.store_failed(ref="", operation="merge", error=str(error))
         if merged.events or merged.attempts or kept.results:
             log.fallback_merged(
                 events=merged.events, attempts=merged.attempts, results=len(kept.results)
             )
+        return True
 
     async def _refresh(self) -> None:
         inner = self._inner
@@ -289,6 +309,8 @@ class FallbackStore(Through):
         [row] = intake.rows
         if row.marketing or row.state is not State.ATTEMPTING:
             raise ValueError("only mail that is no marketing is attempted without the store")
+        if isinstance(self._down, StoreTaken):
+            raise self._refusal()
         copies, key = self._keep.copies, row.copy_key
         if found := copies.answer(key, intake.dedupe_from):
             fate = RowFate(n=row.n, fate=Fate.ANSWERED, ref=found.ref, reply=found.reply)
@@ -356,7 +378,12 @@ class FallbackStore(Through):
             attempt = self._attempts.get(outcome.row)
             if attempt is not None:
                 here = replace(outcome, row=0) if outcome.row < 0 else outcome
-                await self._keep.end(Ended(attempt.copy_key, attempt.ref, here))
+                try:
+                    await self._keep.end(Ended(attempt.copy_key, attempt.ref, here))
+                except StoreError:
+                    # It is known all the same, so a store that is well again can be told at once.
+                    if self._down is not None or not await self._merge():
+                        raise
         self._wake.set()
         self._ended(outcomes)
         return [o.row for o in outcomes if o.row < 0 or o.result is Result.ACCEPTED]

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import and_, bindparam, exists, func, literal_column, or_, select
 
-from proxy.errors import StoreDown
+from proxy.errors import StoreTaken
 from proxy.store import schema
 from proxy.store.codec import micros
 from proxy.store.model import Result, State
@@ -79,10 +79,10 @@ class Owner:
     clock: Callable[[], datetime]
 
     def check(self, db: sqlite3.Connection) -> None:
-        """Raise `StoreDown` when a later run of this instance has begun: send no more."""
+        """Raise `StoreTaken` when a later run of this instance has begun: send no more."""
         row = db.execute(*_EPOCH(instance=self.instance)).fetchone()
         if row is None or row[0] != self.epoch:
-            raise StoreDown("another process has taken over this instance")
+            raise StoreTaken("another process has taken over this instance")
 
     def until(self) -> int:
         """The end of the lease of an attempt that is committed now, in microseconds."""

@@ -16,7 +16,7 @@ from policy.address import parse
 from policy.model import Objection
 from proxy.app import running
 from proxy.config import load
-from proxy.errors import StoreUnavailable
+from proxy.errors import StoreMissing, StoreUnavailable
 from proxy.fallback.store import FallbackStore
 from proxy.sink import Sink
 from proxy.store.model import State
@@ -328,6 +328,78 @@ async def test_it_starts_without_the_store_and_catches_up(house: House) -> None:
     [row] = await w.journal(reply)
     assert row.state is State.RELAYED
     assert not house.kept()
+
+
+async def test_a_damaged_store_does_not_stop_the_start_and_a_missing_one_does(
+    house: House,
+) -> None:
+    await prepared(house)
+    await house.stop()
+    whole = house.database.read_bytes()
+    house.database.write_bytes(b"SQLite format 3\0" + bytes(4096) + whole[4112:])
+    w = await house.start()
+    reply = await w.send(CEES, message("orders", message_id="o1"), stream="orders")
+    assert reply.startswith("250 "), reply
+    assert (await w.send(ANNA, message())).startswith("451 4.3.0")
+    assert await click(w, ANNA) == 202
+    house.database.write_bytes(whole)  # put back from a backup, while it runs
+    await up(w)
+    assert (await w.send(ANNA, message())).startswith("550 5.7.1 suppressed")
+    assert [row.state for row in await w.journal(reply)] == [State.RELAYED]
+    await house.stop()
+    for left in house.data.glob("sluis.db*"):
+        left.unlink()
+    with pytest.raises(StoreMissing):
+        await house.start()
+
+
+async def test_of_several_one_waits_for_the_store_and_then_for_the_client(house: House) -> None:
+    """A recipient upstream could not take would have to be owed, and the store cannot owe."""
+    w = await prepared(house)
+    mail = message("orders", message_id="o1")
+
+    def tap(_: int, octets: bytes) -> None:
+        if octets.endswith(b"\r\n.\r\n") and house.database.exists():
+            house.database.rename(house.database.with_suffix(".aside"))
+
+    house.sink.tap = tap
+    house.sink.once("RCPT", None, "451 4.3.2 later")
+    reply = await w.send([CEES, "bram2@example.nl"], mail, stream="orders")
+    assert reply.startswith("451 "), reply
+    assert len(house.sink.messages) == 1
+    await house.stop()
+    house.database.with_suffix(".aside").rename(house.database)
+    w = await house.start()
+    with closing(sqlite3.connect(house.database)) as db:
+        states = db.execute("SELECT state, maybe_sent FROM delivery ORDER BY state").fetchall()
+    assert states == [("relayed", 0), ("returned", 0)], "what was known is known"
+    house.sink.tap = None
+    again = await w.send([CEES, "bram2@example.nl"], mail, stream="orders")
+    assert again.startswith("250 "), again
+    assert sum(len(m.recipients) for m in house.sink.messages) == 2, "each once"
+
+
+async def test_an_opt_out_by_mail_and_queued_mail(house: House) -> None:
+    text = house.path.read_text()
+    queued = text.replace(
+        'from_domains = ["offers.acme.example"]',
+        'from_domains = ["offers.acme.example"]\n[[streams]]\nid = "later"\nsender = "acme"\n'
+        'category = "transactional"\ndelivery = "queued"\nfrom_domains = ["later.acme.example"]',
+    )
+    assert queued != text
+    house.path.write_text(queued)
+    w = await prepared(house)
+    token = seal(w.sluis.keys, OptOut("acme", "newsletter", ANNA, "x"))
+    mail = f"From: {ANNA}\r\nTo: u@fb.acme.example\r\nSubject: unsubscribe {token}\r\n\r\n\r\n"
+    with house.locked():
+        reply = await w.send("u@fb.acme.example", mail.encode(), mail_from=ANNA)
+        assert reply.startswith("250 2.0.0 opt-out recorded"), reply
+        later = message("orders").replace(b"orders.acme", b"later.acme")
+        reply = await w.send(CEES, later, mail_from="b@later.acme.example")
+        assert reply.startswith("451 4.3.0"), "nothing can be queued"
+    await up(w)
+    assert await objected(w, ANNA) == 1
+    assert house.sink.messages == []
 
 
 async def test_where_nothing_can_be_written_nothing_is_answered(house: House) -> None:

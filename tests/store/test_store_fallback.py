@@ -31,7 +31,7 @@ from store_values import (
     row,
 )
 
-from proxy.errors import StoreDown, StoreUnavailable
+from proxy.errors import StoreDown, StoreTaken, StoreUnavailable
 from proxy.fallback.file import RESERVED, open_file
 from proxy.fallback.store import FallbackStore
 from proxy.store.model import Added, Fate, Result, RowFate, State, Take
@@ -286,6 +286,48 @@ async def test_no_marketing_is_attempted_without_the_store(both: Both) -> None:
         await both.store.claim(replace(new, rows=(replace(new.rows[0], marketing=True),)))
     with pytest.raises(StoreUnavailable):
         await both.store.claim(intake("r1", row("k1")))
+
+
+async def test_a_file_that_fails_is_no_trouble_of_the_store(
+    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known is told to the store, which is well again; the file is left as it is."""
+    both.down()
+    fate = await both.begin("r1", "k1")
+
+    def failing(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StoreDown):
+        await both.store.record([outcome(fate)])
+    monkeypatch.undo()
+    await both.up()
+    assert both.store.degraded == {"fallback"}
+    assert await both.store.record([outcome(fate)]) == [fate.row]
+    [entry] = await both.store.journal(ref="r1")
+    assert entry.state is State.RELAYED
+    await both.store._tend()
+    assert both.store.down is None
+    assert (tmp_path / "fallback").exists()
+    assert await both.store.oppose(event("o1")) is Added.NEW
+    await both.store.close()
+    again = over(tmp_path, down=False)
+    await again.start()
+    assert len(await again.journal(ref="r1")) == 1
+    assert not (tmp_path / "fallback").exists()
+    await again.close()
+
+
+async def test_a_run_that_was_replaced_sends_nothing(both: Both, tmp_path: Path) -> None:
+    """Its directory was copied, or its lock is gone: the other run sends what this one would."""
+    other = await open_sqlite(tmp_path / "store.db", instance="a", owner=True)
+    with pytest.raises(StoreTaken):
+        await both.store.claim(intake("r1", row("k1"), high=await high(both.store)))
+    with pytest.raises(StoreDown):
+        await both.store.claim(without("r2", "k2"))
+    assert not both.store.goes_on
+    await other.close()
 
 
 # -- the file --------------------------------------------------------------------------------------
