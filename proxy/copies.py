@@ -25,6 +25,8 @@ from proxy.tokens import OptOut, seal
 #: What our own fields add to a copy at most, in octets; used for SIZE= before the copy is made.
 _HEAD_ROOM = 6144
 
+_NOTHING_SAID = Notices()
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -49,7 +51,7 @@ class Outgoing:
             ret=envelope.ret,
             envid=envelope.envid,
             notices=tuple(
-                envelope.notices.get(case.address.exact, Notices()) for case in self.cases
+                envelope.notices.get(case.address.exact, _NOTHING_SAID) for case in self.cases
             ),
         )
 

@@ -161,6 +161,7 @@ class Judge:
         self._windows = {s.id: cap_window(s, settings.sender(s.sender)) for s in settings.streams}
         self._dedupe_window = settings.delivery.dedupe_window
         self._told: dict[object, _Told] = {}
+        self._assumed = {s.id: assumed_message(s) for s in settings.streams}
 
     async def rule(self, mail: Mail, store: Looked) -> Ruling:
         """Look up and decide for every recipient of `mail`; raises `StoreError`."""
@@ -230,7 +231,7 @@ class Judge:
             at=at,
             sender=self._senders[stream.sender],
             recipient=recipient_facts(recipient, known, stream),
-            message=assumed_message(stream),
+            message=self._assumed[stream.id],
             known=known,
         )
         decision = refuse_early(facts, self._packs)

@@ -88,7 +88,7 @@ class Turn:
                 result=one.result,
                 reply=one.reply,
                 at=at,
-                next_try=next_try(fate, one),
+                next_try=None if one.result in _FINAL else next_try(fate, one),
             )
             self.ends[case.n] = Ending(_ENDS[one.result], one.reply, send.mail.ref)
             if one.result is Result.ACCEPTED:
