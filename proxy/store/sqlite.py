@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from proxy.errors import StoreDown, StoreError, StoreMissing, StoreRefused, StoreUnavailable
-from proxy.store import counting, forwarding, ledger, migrate, outbox
+from proxy.errors import StoreDown, StoreError, StoreRefused, StoreUnavailable
+from proxy.store import counting, forwarding, ledger, migrate, outbox, own
+from proxy.store.asked import Asked, looked_up
 from proxy.store.attempt import Reclaim, Record, Settle
 from proxy.store.beside import Beside, Nothing, Validated
 from proxy.store.claim import Claim
@@ -59,9 +60,6 @@ MAX_GROUP = 512
 
 #: How long an attempt is its owner's, unless the configuration says otherwise.
 LEASE = timedelta(minutes=30)
-
-#: Octets that must find room before a store that was full is believed in again.
-_MAIL_OF_ROOM = 256 * 1024
 
 #: Pause before results that could not be written are tried again, in seconds.
 _RETRY_PAUSE = 0.5
@@ -134,10 +132,10 @@ async def open_sqlite(
         for _ in range(2):
             opened.append(await Connection.open(path, read_only=True))
         if keys:
-            await writer.run(partial(_bind, path=path, keys=keys))
+            await writer.run(partial(own.bind, path=path, keys=keys))
         who = None
         if owner:
-            begin = partial(_new_epoch, instance=instance, at=micros(clock()))
+            begin = partial(own.new_epoch, instance=instance, at=micros(clock()))
             who = Owner(instance, await writer.run(begin), lease, clock)
     except BaseException as error:
         for connection in opened:
@@ -167,29 +165,6 @@ async def make_sqlite(path: Path) -> None:
         await asyncio.to_thread(migrate.prepare, path, create=True)
     except (sqlite3.Error, OSError) as error:
         raise trouble(error) or StoreUnavailable(f"{path}: {error}") from error
-
-
-def _bind(db: sqlite3.Connection, *, path: Path, keys: str) -> None:
-    """Remember under which keys this store is written; never change them."""
-    found = db.execute("SELECT value FROM meta WHERE key = 'keys'").fetchall()
-    if not found:
-        db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('keys', ?)", (keys,))
-        found = db.execute("SELECT value FROM meta WHERE key = 'keys'").fetchall()
-    if found != [(keys,)]:
-        raise StoreMissing(
-            f"{path} was written under other keys, so none of its opt-outs would be found: name the"
-            " key file of the relay that made it (http.keys_file), the same for all that share it"
-        )
-
-
-def _new_epoch(db: sqlite3.Connection, *, instance: str, at: int) -> int:
-    row = db.execute(
-        "INSERT INTO instance (id, epoch, opened_at) VALUES (?, 1, ?) ON CONFLICT (id)"
-        " DO UPDATE SET epoch = epoch + 1, opened_at = excluded.opened_at RETURNING epoch",
-        (instance, at),
-    ).fetchall()
-    epoch: int = row[0][0]
-    return epoch
 
 
 class SqliteStore:
@@ -224,7 +199,7 @@ class SqliteStore:
         self._monotonic = monotonic
         self._beside = beside
         self._writes: Batcher[Operation, Any] = Batcher(self._commit, limit=max_group)
-        self._reads: Batcher[_Asked, Snapshot] = Batcher(self._read, limit=max_group)
+        self._reads: Batcher[Asked, Snapshot] = Batcher(self._read, limit=max_group)
         self._kept: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
@@ -234,7 +209,7 @@ class SqliteStore:
         self, subjects: Sequence[Subject], *, mails_since: datetime | None = None
     ) -> Snapshot:
         """See `Store.lookup`. Calls that arrive while a statement runs share the next one."""
-        return await self._reads.hand_in(_Asked(subjects, mails_since))
+        return await self._reads.hand_in(Asked(subjects, mails_since))
 
     async def append(
         self, events: Sequence[NewEvent], attributes: Sequence[NewAttributes] = ()
@@ -391,12 +366,12 @@ class SqliteStore:
 
     async def ping(self) -> None:
         """Read, and commit a row, so that a full or read-only disk shows."""
-        await self._writes.hand_in(_Ping(micros(self._clock())))
+        await self._writes.hand_in(own.Ping(micros(self._clock())))
         await self.lookup([])
 
     async def room(self) -> None:
         """`ping`, with as much as a mail may take: one row always fits where nothing else does."""
-        await self._writes.hand_in(_Ping(micros(self._clock()), _MAIL_OF_ROOM))
+        await self._writes.hand_in(own.Ping(micros(self._clock()), own.MAIL_OF_ROOM))
         await self.lookup([])
 
     async def close(self) -> None:
@@ -443,11 +418,11 @@ class SqliteStore:
             return [StoreDown(f"{self._path} was removed or replaced")] * len(operations), 0
         return commit(db, operations, self._beside)
 
-    async def _read(self, asked: list[_Asked]) -> Sequence[Snapshot | StoreError]:
+    async def _read(self, asked: list[Asked]) -> Sequence[Snapshot | StoreError]:
         began = time.perf_counter()
         subjects = {subject for some in asked for subject in some.subjects}
         try:
-            seen, mails = await self._reader.run(lambda db: _looked_up(db, subjects, asked))
+            seen, mails = await self._reader.run(lambda db: looked_up(db, subjects, asked))
         except Exception as error:
             failed = trouble(error) or StoreUnavailable(f"lookup: {type(error).__name__}: {error}")
             failed.__cause__ = error
@@ -457,7 +432,7 @@ class SqliteStore:
         return [self._snapshot(seen, mails, some) for some in asked]
 
     def _snapshot(
-        self, seen: ledger.Read, mails: counting.Mails, asked: _Asked
+        self, seen: ledger.Read, mails: counting.Mails, asked: Asked
     ) -> Snapshot | StoreError:
         subjects, since = asked.subjects, asked.mails_since
         if seen.unreadable and any(
@@ -507,45 +482,6 @@ class SqliteStore:
                 written = self._writes.hand_in(operation)
             else:
                 return
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One call of `lookup`."""
-
-    subjects: Sequence[Subject]
-    mails_since: datetime | None
-
-
-def _looked_up(
-    db: sqlite3.Connection, subjects: Collection[Subject], asked: Sequence[_Asked]
-) -> tuple[ledger.Read, counting.Mails]:
-    seen = ledger.read(db, subjects)
-    since = [micros(some.mails_since) for some in asked if some.mails_since is not None]
-    if not since:
-        return seen, {}
-    # A statement of its own: the count is taken again by the commit that rests on it.
-    counted = (some.subjects for some in asked if some.mails_since is not None)
-    wides = {s.wide for subjects_ in counted for s in subjects_}
-    return seen, counting.mails(db, wides, min(since))
-
-
-class _Ping:
-    name = "ping"
-    rank = 3
-    rows = 0
-
-    def __init__(self, at: int, room: int = 0) -> None:
-        self._at = str(at)
-        self._room = room
-
-    def run(self, db: sqlite3.Connection) -> None:
-        for value in (self._at.ljust(self._room), self._at):
-            db.execute(
-                "INSERT INTO meta (key, value) VALUES ('ping', ?) ON CONFLICT (key)"
-                " DO UPDATE SET value = excluded.value WHERE value <> excluded.value",
-                (value,),
-            )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
