@@ -58,6 +58,8 @@ class Weather:
                 return Act(reply=b"450 4.2.0 later\r\n")
             if draw < 0.035:
                 return Act(reply=b"550 5.1.1 nobody here\r\n")
+        elif stage is Stage.DATA and draw < 0.01:
+            return Act(seconds=1.1)  # beyond attempt_hold: decided again before the dot
         elif draw < 0.004:
             return Act(reply=b"421 4.3.2 closing\r\n", close=True)
         return None

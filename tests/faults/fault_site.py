@@ -33,8 +33,11 @@ address = "127.0.0.1:{upstream}"
 tls = "none"
 connections = 6
 connect_timeout = "2s"
+greeting_timeout = "{patience}"
 command_timeout = "{patience}"
+rcpt_timeout = "{patience}"
 data_timeout = "{patience}"
+block_timeout = "{patience}"
 final_timeout = "{patience}"
 [http]
 public = "{host}:0"
