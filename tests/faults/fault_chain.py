@@ -183,10 +183,12 @@ async def load(chain: Chain, point: Point, served: Served) -> None:
         crowd.objector(served.public, lambda: chain.chance.uniform(0.02, 0.2))
     )
     other = asyncio.create_task(_object(chain)) if point.other_process else None
-    await asyncio.gather(*clients)
-    people.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await people
+    try:
+        await asyncio.gather(*clients)
+    finally:
+        people.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await people
     if other is not None:
         await other
 

@@ -15,6 +15,9 @@ from fault_site import MARKETING, PEOPLE, domain
 _TOKEN = re.compile(rb"<http://mail\.acme\.example/u/([^>]+)>")
 _PATIENCE = 30.0
 
+#: How long clients ask again at the end, in seconds: longer than a lease.
+_SETTLING = 30.0
+
 _CONTENT = """\
 From: Acme <hello@{domain}>
 To: undisclosed-recipients:;
@@ -207,9 +210,8 @@ class Crowd:
     async def settle(self, port: int) -> list[Mail]:
         """Every client asks again until it hears an end; the mails for which none came."""
         line = Line(self.host, port)
-        for _ in range(12):
-            if not self.unsettled:
-                break
+        deadline = now() + _SETTLING
+        while self.unsettled and now() < deadline:
             for id_ in list(self.unsettled):
                 told = await offer(line, self.unsettled[id_], self.records)
                 if 200 <= told.code < 300 or told.code >= 500:

@@ -43,6 +43,7 @@ final_timeout = "{patience}"
 public = "{host}:0"
 public_url = "http://mail.acme.example"
 admin = "{host}:0"
+{http}
 [[senders]]
 id = "acme"
 name = "Acme Schoenen B.V."
@@ -57,6 +58,7 @@ retry_first = "40ms"
 retry_longest = "300ms"
 attempt_hold = "1s"
 outbox_free = "{outbox_free}"
+lease_margin = "500ms"
 [log]
 repeat = "1s"
 """
@@ -99,9 +101,13 @@ def configuration(
     inline_wait: str = "400ms",
     patience: str = "3s",
     outbox_free: str = "1MiB",
+    http: str = "",
     more: str = "",
 ) -> str:
-    """The text of a configuration with the four streams; `more` follows it."""
+    """The text of a configuration with the four streams.
+
+    `http` are more lines of its table, `more` follows the whole.
+    """
     streams = "".join(
         _STREAM.format(
             id=name,
@@ -114,6 +120,7 @@ def configuration(
     text = CONFIG.format(
         data=data,
         host=host,
+        http=http,
         upstream=upstream,
         patience=patience,
         streams=streams,

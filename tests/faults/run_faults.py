@@ -2,8 +2,8 @@
 
     python tests/faults/run_faults.py [--points 500] [--seed 1] [--at-once 2] [--only kills,...]
 
-`--points` counts kill -9; errors of the disk, first starts, a full disk and an upstream that fails
-at each stage in each way come on top, and so do 1,000 transactions of each mode whose system calls
+`--points` counts kill -9; two relays on one store, errors of the disk, first starts, a full disk and
+an upstream that fails at each stage in each way come on top, and so do 1,000 transactions of each mode whose system calls
 are read: attempt on disk before the dot, what a 250 rests on before it. The table counts points and
 what was seen; each violation is a line, its directory (journal, log, trace, what clients were told
 and what arrived) is kept, and the exit status is 1.
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import fault_disk
 import fault_failures
+import fault_pair
 import fault_points
 import fault_trace
 from fault_chain import Chain
@@ -33,7 +34,7 @@ from fault_checker import Verdict
 from fault_points import Point
 from fault_site import DiedError, make_template
 
-GROUPS = ("kills", "first", "errors", "disk", "upstream", "trace")
+GROUPS = ("kills", "pair", "first", "errors", "disk", "upstream", "trace")
 
 _COUNTED = (
     "told",
@@ -95,6 +96,12 @@ async def run_disk(template: Path, folder: Path, rounds: int, host: str) -> Outc
     return Outcome("disk", folder, Counter(p.kind for p in points), verdict=verdict)
 
 
+async def run_pair(template: Path, folder: Path, rounds: int, host: str) -> Outcome:
+    """Two relays on one store."""
+    verdict, points = await fault_pair.run_pair(template, folder, host, rounds)
+    return Outcome("pair", folder, Counter(p.kind for p in points), verdict=verdict)
+
+
 async def run_upstream(template: Path, folder: Path, mode: str, host: str) -> Outcome:
     """An upstream that fails at each stage in each way."""
     failures = list(fault_failures.failures())
@@ -128,6 +135,8 @@ def jobs(only: Sequence[str], points: int, seed: int, template: Path, base: Path
             made.append(partial(run_trace, template, folder, queued))
     if "disk" in only and fault_disk.may_mount(base / "mount"):
         made.append(partial(run_disk, template, base / "disk", 10))
+    if "pair" in only:
+        made.append(partial(run_pair, template, base / "pair", 24))
     if "first" in only:
         for n, chained in enumerate(fault_points.first_starts(seed)):
             add("first", f"first-{n}", chained, None)
@@ -209,6 +218,7 @@ def main() -> int:
     for folder, violation in wrong:
         sys.stdout.write(f"VIOLATION {violation}; see {folder}\n")
     kills = sum(sum(o.kinds.values()) for o in outcomes if o.group in ("kills", "first"))
+    kills += sum(o.kinds[fault_pair.KILLED] for o in outcomes)
     points = sum(sum(o.kinds.values()) for o in outcomes if o.group != "trace")
     sys.stdout.write(
         f"seed {asked.seed}: {points} points, {kills} of them kill -9, {len(wrong)} violations,"
