@@ -37,7 +37,8 @@ async def run_pair(
         running: list[Served | None] = [None, None]
         for number in range(rounds):
             stopped = number % 3 == 2
-            point = Point(number, STOPPED if stopped else KILLED, MODES[number % len(MODES)], "random")
+            kind, mode = STOPPED if stopped else KILLED, MODES[number % len(MODES)]
+            point = Point(number, kind, mode, "random")
             points.append(point)
             both = [one or await site.serve() for one, site in zip(running, sites, strict=True)]
             running = list(both)

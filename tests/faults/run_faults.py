@@ -2,11 +2,11 @@
 
     python tests/faults/run_faults.py [--points 500] [--seed 1] [--at-once 2] [--only kills,...]
 
-`--points` counts kill -9; two relays on one store, errors of the disk, first starts, a full disk and
-an upstream that fails at each stage in each way come on top, and so do 1,000 transactions of each mode whose system calls
-are read: attempt on disk before the dot, what a 250 rests on before it. The table counts points and
-what was seen; each violation is a line, its directory (journal, log, trace, what clients were told
-and what arrived) is kept, and the exit status is 1.
+`--points` counts kill -9. On top come two relays on one store, errors of the disk, first starts, a
+full disk, an upstream that fails at each stage in each way, and 1,000 transactions of each mode
+whose system calls are read: attempt on disk before the dot, what a 250 rests on before it. The
+table counts points and what was seen; each violation is a line, its directory (journal, log, trace,
+what clients were told and what arrived) is kept, and the exit status is 1.
 """
 
 from __future__ import annotations
