@@ -15,7 +15,6 @@ from dataclasses import replace
 from datetime import datetime
 
 from policy.address import Address
-from policy.explain import sentence
 from policy.model import Verdict, Via
 from policy.pack import Packs
 from proxy import log
@@ -37,7 +36,6 @@ from proxy.mail import Mail, Reader
 from proxy.message.sign import Signer
 from proxy.notices import Notices
 from proxy.owed import body_of
-from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault
 from proxy.resend import Resender, lost_by
 from proxy.store.model import Due, Intake, State
@@ -126,7 +124,9 @@ class Gate:
     async def admit(self, envelope: Envelope, recipient: Address) -> Reply | None:
         """RCPT TO: refuse what is certain whatever the message says. None accepts."""
         feedback = self.accepts_from_strangers(recipient)
-        if envelope.recipients and (feedback or self._is_feedback(envelope)):
+        # Such an address is alone in its transaction, so the first one tells of all.
+        first = envelope.recipients[0] if envelope.recipients else None
+        if first is not None and (feedback or self.accepts_from_strangers(first)):
             return Reply(452, "4.5.3", "a feedback address needs a transaction of its own")
         stream = None if feedback else self._reader.certain_stream(envelope)
         if self._store.down is not None and not feedback and envelope.recipients:
@@ -140,17 +140,14 @@ class Gate:
             subject = self._keys.subject(stream.sender, recipient)
             for _ in range(ROUNDS):
                 snapshot = await self._store.lookup([subject])
-                ref = new_ref(self._clock())
-                refusal = self._judge.refuse_at_rcpt(
-                    envelope, ref, stream, recipient, subject, snapshot
-                )
-                if refusal is None:
+                found = self._judge.refuse_at_rcpt(envelope, stream, recipient, subject, snapshot)
+                if found is None:
                     return None
+                refusal, said = found
                 # The reference in the reply must exist: one durable row before it is spoken.
                 if not (await self._store.claim(refusal.intake)).stale:
                     self._judge.count(refusal)
-                    said = sentence(refusal.cases[0].decision)
-                    return Reply(550, "5.7.1", f"{said} (ref {ref})")
+                    return Reply(550, "5.7.1", f"{said} (ref {refusal.intake.submission.ref})")
             raise StoreUnavailable("newer events overtook every decision")
         except StoreError as error:
             return store_trouble("admit", envelope.ref, error)

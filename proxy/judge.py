@@ -20,7 +20,7 @@ from typing import Protocol
 import orjson
 
 from policy.address import Address
-from policy.engine import decide, refuse_early
+from policy.engine import decide
 from policy.explain import sentence
 from policy.model import (
     TAKEN_HERE,
@@ -37,9 +37,9 @@ from policy.model import (
 from policy.pack import Packs
 from proxy import config, log
 from proxy.answer import End
+from proxy.early import Early
 from proxy.envelope import Envelope
 from proxy.facts import (
-    assumed_message,
     cap_window,
     facts_for,
     journal_json,
@@ -52,6 +52,7 @@ from proxy.facts import (
 from proxy.keys import Keys
 from proxy.mail import Mail
 from proxy.message.inspect import Shown
+from proxy.ref import new_ref
 from proxy.store.model import (
     Counted,
     Fate,
@@ -161,7 +162,7 @@ class Judge:
         self._windows = {s.id: cap_window(s, settings.sender(s.sender)) for s in settings.streams}
         self._dedupe_window = settings.delivery.dedupe_window
         self._told: dict[object, _Told] = {}
-        self._assumed = {s.id: assumed_message(s) for s in settings.streams}
+        self._early = Early(settings, packs, self._senders)
 
     async def rule(self, mail: Mail, store: Looked) -> Ruling:
         """Look up and decide for every recipient of `mail`; raises `StoreError`."""
@@ -217,40 +218,31 @@ class Judge:
     def refuse_at_rcpt(
         self,
         envelope: Envelope,
-        ref: str,
         stream: config.Stream,
         recipient: Address,
         subject: Subject,
         snapshot: Snapshot,
-    ) -> Ruling | None:
-        """The refusal of one recipient that no message could change, or None."""
+    ) -> tuple[Ruling, str] | None:
+        """The refusal of one recipient that no message could change, and its words; or None."""
         at = self._clock()
         started = time.perf_counter()
-        known = snapshot.known[subject]
-        facts = facts_for(
-            at=at,
-            sender=self._senders[stream.sender],
-            recipient=recipient_facts(recipient, known, stream),
-            message=self._assumed[stream.id],
-            known=known,
-        )
-        decision = refuse_early(facts, self._packs)
-        if decision is None:
+        refused = self._early.refuse(stream, recipient, snapshot.known[subject], at)
+        if refused is None:
             return None
         case = Case(
             n=1,
             address=recipient,
             subject=subject,
-            decision=decision,
-            facts=journal_json(facts),
+            decision=refused.decision,
+            facts=refused.facts,
             state=State.BLOCKED,
             copy=1,
             copy_key=uuid.uuid4().hex,
-            reply=f"550 5.7.1 {sentence(decision)}",
+            reply=f"550 5.7.1 {refused.said}",
             seconds=time.perf_counter() - started,
         )
         submission = Submission(
-            ref=ref,
+            ref=new_ref(at),
             received_at=envelope.received_at,
             submitter=envelope.submitter.identity,
             listener=envelope.submitter.listener,
@@ -265,7 +257,8 @@ class Judge:
             class_source="at RCPT",
         )
         intake = self._intake(submission, [case], snapshot, at)
-        return Ruling(stream=stream, mode=stream.mode, cases=(case,), intake=intake)
+        ruling = Ruling(stream=stream, mode=stream.mode, cases=(case,), intake=intake)
+        return ruling, refused.said
 
     def count(self, ruling: Ruling, fates: Sequence[RowFate] = ()) -> None:
         """Metrics and log of decisions that are durable now (answered retries decided nothing)."""
