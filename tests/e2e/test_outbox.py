@@ -273,6 +273,7 @@ async def test_a_full_outbox_takes_no_mail_for_now(world: Make) -> None:
         return (await w.send(BRAM, message("orders"), stream="orders")).startswith("250 ")
 
     await until(taken)
+    w.sink.drop()  # the deaf connection is used again, and would be waited for at the end
 
 
 # -- all combinations of partial results -----------------------------------------------------------
