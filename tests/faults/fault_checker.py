@@ -234,6 +234,7 @@ def _objected(
         if not optout.answered:
             continue
         verdict.counts["opt-outs answered"] += 1
+        verdict.counts["of them 202"] += optout.status == 202
         orders = journal.objections.get(optout.person)
         if not orders:
             verdict.violations.append(

@@ -44,6 +44,7 @@ _COUNTED = (
     "marked retries",
     "reported",
     "opt-outs answered",
+    "of them 202",
 )
 
 
