@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import bindparam, select
 
 from policy.model import Decision
-from proxy.store import bodies, counting, ledger
+from proxy.store import bodies, counting, ledger, several
 from proxy.store.codec import array, basis_json, day_or_instant, micros, to_json
 from proxy.store.lease import Owner
 from proxy.store.model import (
@@ -160,12 +160,13 @@ class Claim:
                 return IntakeResult(stale=True)
             submission_id = db.execute(_ADD_SUBMISSION.sql, self._submission).lastrowid or 0
             ref = self._intake.submission.ref
-            for row, columns in zip(rows, self._decisions, strict=True):
-                if fates[row.n] is None:
-                    sticky = max((p.maybe_sent for p in prior.get(row.copy_key, ())), default=0)
-                    fates[row.n] = add_row(
-                        db, submission_id, ref, row, columns, sticky, self._at, self._owner
-                    )
+            new = [
+                (row, made, max((p.maybe_sent for p in prior.get(row.copy_key, ())), default=0))
+                for row, made in zip(rows, self._decisions, strict=True)
+                if row.n in fresh_ns
+            ]
+            for fate in add_rows(db, submission_id, ref, new, self._at, self._owner):
+                fates[fate.n] = fate
             kept = self._intake.body
             if kept is not None and any(
                 r.state is State.WAITING and r.n in fresh_ns for r in rows
@@ -176,48 +177,50 @@ class Claim:
         return IntakeResult(stale=False, fates=tuple(f for f in fates.values() if f is not None))
 
 
-def add_row(
+def add_rows(
     db: sqlite3.Connection,
     submission_id: int,
     ref: str,
-    row: NewRow,
-    columns: tuple[object, ...],
-    maybe_sent: int,
+    new: Sequence[tuple[NewRow, tuple[object, ...], int]],
     at: int,
     owner: Owner | None,
-) -> RowFate:
-    """A new row with its decision, and its attempt if it is `attempting`."""
-    attempting, waiting = row.state is State.ATTEMPTING, row.state is State.WAITING
+) -> list[RowFate]:
+    """New rows, each with its decision (as columns) and whether an earlier try of its copy may have
+    been sent, and the attempts of those that are `attempting`."""
     instance, epoch, lease = None, None, None
-    if attempting and owner is not None:
+    if owner is not None and any(row.state is State.ATTEMPTING for row, _, _ in new):
         instance, epoch, lease = owner.instance, owner.epoch, owner.until()
-    s = row.subject
-    id_ = db.execute(
-        _ADD_DELIVERY.sql,
-        (
+    deliveries = []
+    for row, _, maybe_sent in new:
+        attempting, waiting = row.state is State.ATTEMPTING, row.state is State.WAITING
+        s = row.subject
+        deliveries.append((
             submission_id, row.n, row.copy, s.sender, s.exact, s.wide, row.copy_key,
             int(row.marketing), row.state.value, int(waiting), maybe_sent, int(attempting),
-            instance, epoch, at if attempting else None,
+            instance if attempting else None, epoch if attempting else None,
+            at if attempting else None,
             (micros(row.next_try) if row.next_try else at) if waiting else None, row.reply,
-            None if attempting or waiting else at, lease,
-        ),
-    ).lastrowid or 0  # fmt: skip
-    decision_id = db.execute(ADD_DECISION.sql, (id_, *columns)).lastrowid
-    if row.address:
-        db.execute(ledger.ADD_ADDRESS.sql, (s.exact, row.address))
-    if waiting:
-        return RowFate(n=row.n, fate=Fate.QUEUED, row=id_, ref=ref, reply=row.reply)
-    if not attempting:
-        return RowFate(n=row.n, fate=Fate.RECORDED, row=id_, ref=ref, reply=row.reply)
-    db.execute(ADD_ATTEMPT.sql, (id_, 1, decision_id, instance, epoch, at, maybe_sent))
-    return RowFate(
-        n=row.n,
-        fate=Fate.CLAIMED,
-        row=id_,
-        attempt=1,
-        ref=ref,
-        ambiguous_retry=bool(maybe_sent),
-    )
+            None if attempting or waiting else at, lease if attempting else None,
+        ))  # fmt: skip
+    ids = several.insert(db, _ADD_DELIVERY.sql, deliveries)
+    made = [(id_, *columns) for id_, (_, columns, _) in zip(ids, new, strict=True)]
+    decisions = several.insert(db, ADD_DECISION.sql, made)
+    named = [(row.subject.exact, row.address) for row, _, _ in new if row.address]
+    several.insert(db, ledger.ADD_ADDRESS.sql, named)
+    attempts = []
+    fates = []
+    for id_, decision_id, (row, _, maybe_sent) in zip(ids, decisions, new, strict=True):
+        if row.state is State.ATTEMPTING:
+            attempts.append((id_, 1, decision_id, instance, epoch, at, maybe_sent))
+            fates.append(RowFate(
+                n=row.n, fate=Fate.CLAIMED, row=id_, attempt=1, ref=ref,
+                ambiguous_retry=bool(maybe_sent),
+            ))  # fmt: skip
+        else:
+            fate = Fate.QUEUED if row.state is State.WAITING else Fate.RECORDED
+            fates.append(RowFate(n=row.n, fate=fate, row=id_, ref=ref, reply=row.reply))
+    several.insert(db, ADD_ATTEMPT.sql, attempts)
+    return fates
 
 
 def add_notice(db: sqlite3.Connection, new: Notice, at: int) -> None:
@@ -235,7 +238,7 @@ def add_notice(db: sqlite3.Connection, new: Notice, at: int) -> None:
     columns = submission_columns(new.submission)
     submission_id = db.execute(_ADD_SUBMISSION.sql, columns).lastrowid or 0
     made = decision_columns(new.row.decision, new.row.facts, at)
-    add_row(db, submission_id, new.submission.ref, new.row, made, 0, at, None)
+    add_rows(db, submission_id, new.submission.ref, [(new.row, made, 0)], at, None)
     bodies.add(db, submission_id, new.body)
 
 
