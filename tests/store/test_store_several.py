@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import contract_path  # noqa: F401
 import pytest
@@ -33,7 +34,7 @@ def _rows(count: int, first: int = 0) -> list[NewRow]:
     ]
 
 
-async def _written(path: Path, count: int) -> tuple[list[IntakeResult], dict[str, list[object]]]:
+async def _written(path: Path, count: int) -> tuple[list[IntakeResult], dict[str, list[Any]]]:
     def clock() -> object:
         return after(60)
 
@@ -70,7 +71,7 @@ def test_in_one_statement_as_in_one_each(
     results, tables = together
     fates = [fate for result in results for fate in result.fates]
     assert len({fate.row for fate in fates if fate.row}) == len(tables["delivery"])
-    by_id = {found[0]: found for found in tables["delivery"]}  # type: ignore[index]
+    by_id = {found[0]: found for found in tables["delivery"]}
     for result, first in zip(results, (0, count // 2, 1000, 2000), strict=True):
         for fate in result.fates:
             if fate.row:  # the row that it names is its own: number and copy
