@@ -101,7 +101,7 @@ class Forwarder:
         self._schedule = schedule(delivery.retry_first, delivery.retry_longest, {})
         self._signer = Signer(1)
         self._own = OwnMail(settings, keys=keys, signer=self._signer)
-        self._own_host = urlsplit(settings.http.public_url).hostname
+        self._own_host = host_of(settings.http.public_url)
         self._peace = delivery.retry_first.total_seconds()
         self._failures: dict[str, tuple[int, float]] = {}  # in a row, and when the last was
         self._running: dict[int, tuple[str, asyncio.Task[None]]] = {}
@@ -335,6 +335,6 @@ def host_of(uri: str) -> str:
     if uri.lower().startswith("mailto:"):
         return uri.partition("?")[0].rpartition("@")[2].lower()
     try:
-        return urlsplit(uri).hostname or ""
+        return (urlsplit(uri).hostname or "").rstrip(".")
     except ValueError:
         return ""

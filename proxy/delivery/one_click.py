@@ -32,6 +32,9 @@ _BODY = b"List-Unsubscribe=One-Click"
 _AUTHORITY = re.compile(r"[A-Za-z0-9._-]{1,253}(?::[0-9]{1,5})?")
 _TARGET = re.compile(r"[!-~]*")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All that IANA gave out of IPv6 for the Internet. What lies beyond is local, or stands for an
+# IPv4 address (RFC 8215, RFC 4291 2.5.5.1), and not every Python knows all of it.
+_INTERNET_6 = ipaddress.ip_network("2000::/3")
 
 #: HTTP answers after which the same request may well be taken later.
 _LATER = frozenset({408, 425, 429})
@@ -67,15 +70,14 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False  # with a zone: link-local
-    inner: ipaddress.IPv4Address | None = None
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip.is_global and not ip.is_multicast
+    if ip.ipv4_mapped is not None or ip in _NAT64:
+        return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)))
+    inner = ip.sixtofour or (ip.teredo or (None, None))[1]
     if inner is not None and not is_public(str(inner)):
         return False
-    mapped = isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None
-    return (mapped or ip.is_global) and not ip.is_multicast and not ip.is_unspecified
+    return ip in _INTERNET_6 and ip.is_global
 
 
 class OneClick:

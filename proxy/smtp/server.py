@@ -41,6 +41,7 @@ _IN_MAX = 1 << 17  # octets held of what was not asked for yet, until the client
 _LINE_MAX = 1 << 16  # octets without LF before a command line counts as endless
 _OUT_MAX = 1 << 15  # queued replies are sent at the latest at this size
 _BACKLOG = 1024
+_TURN = 50  # lines that were there already, until other clients have their turn
 _HUSH = 4  # turns of the loop until what is in the socket already has been read
 
 
@@ -63,6 +64,7 @@ class RelaySMTP(SMTP):
         self._in = bytearray()
         self._more_came: asyncio.Future[None] | None = None
         self._ended = self._choked = False
+        self._lines = 0  # since others had their turn
         self._out = bytearray()
         self._admitted = False
         self.address = read_peer(None)
@@ -238,6 +240,10 @@ class RelaySMTP(SMTP):
             if end >= 0:
                 line = bytes(held[: end + 1])
                 del held[: end + 1]
+                self._lines += 1
+                if self._lines >= _TURN:
+                    self._lines = 0
+                    await asyncio.sleep(0)
                 return line
             start = len(held)
             if start > _LINE_MAX:

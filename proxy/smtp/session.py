@@ -18,12 +18,7 @@ from proxy.replies import Reply, our_fault
 from proxy.smtp import auth, command, replies
 from proxy.smtp.data import Incoming
 from proxy.smtp.identity import Login, Manner, xclient
-from proxy.smtp.limits import (
-    ERROR_PAUSE,
-    ERRORS_FREE,
-    IDLE_COMMANDS,
-    data_deadline,
-)
+from proxy.smtp.limits import ERROR_PAUSE, ERRORS_FREE, IDLE_COMMANDS, data_deadline
 from proxy.smtp.proxied import XCLIENT_NAMES
 from proxy.smtp.wire import Desk, EndlessLine, Gone, Wire
 
@@ -114,9 +109,12 @@ class Session:
     async def _line(self) -> bytes:
         self.waiting = True
         try:
-            return await self._wire.line(self._patience)
+            line = await self._wire.line(self._patience)
         finally:
             self.waiting = False
+        if self._over:  # it came as we said goodbye
+            raise Gone
+        return line
 
     async def _take(self, line: bytes) -> None:
         self._verb = "other"
@@ -376,13 +374,19 @@ class Session:
             return self._error(rcpt)
         recipient = rcpt.recipient
         if recipient.exact in self._transaction.exact:
-            return self._reply(replies.RECIPIENT_OK)  # one copy each, however often it is named
+            # One copy each, however often it is named; a stranger has but the one to name.
+            if envelope.submitter.may_relay or self._idle():
+                self._reply(replies.RECIPIENT_OK)
+            return None
         if not envelope.submitter.may_relay and not self._desk.gate.accepts_from_strangers(
             recipient
         ):
             return self._error(replies.AUTH_REQUIRED if self._login.helps else replies.RELAY_DENIED)
         if len(envelope.recipients) >= self._limits.recipients:
-            return self._refuse(replies.TOO_MANY_RECIPIENTS)
+            # A client goes on with all that it has: one line in the log, not one for each.
+            say = self._reply if envelope.turned_away else self._refuse
+            envelope.turned_away = True
+            return say(replies.TOO_MANY_RECIPIENTS)
         self._wire.hold()
         answer = await self._desk.gate.admit(envelope, recipient)
         if answer is None or answer.positive:

@@ -379,8 +379,9 @@ async def test_a_recipient_who_was_refused_may_own_the_link(world: Make, peer: P
 @pytest.mark.parametrize(
     "uri",
     ["https://mail.acme.example:443/u/{token}", "https://mail.acme.example/%75/{token}",
-     "mailto:%75@fb.acme.example?subject=unsubscribe%20{token}"],
-    ids=["port", "encoded", "mailto"],
+     "https://mail.acme.example./u/{token}",
+     "mailto:v@fb.acme.example?subject=unsubscribe%20{token}"],
+    ids=["port", "encoded", "dot", "mailto"],
 )  # fmt: skip
 async def test_our_own_links_in_another_spelling_are_not_used(world: Make, uri: str) -> None:
     w = await world()

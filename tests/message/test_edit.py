@@ -292,6 +292,9 @@ OURS = (
             Forward("https://esp.example/u", True),
         ),
         (OURS.replace(b"20k1.anna", b"20k1.bram") + POST, None),
+        (OURS.replace(b"20k1.anna", b"20k1.bram%20k1.anna") + POST, None),
+        (b"List-Unsubscribe: <https://mail.acme.example./u/k1.bram>\r\n" + POST, None),
+        (b"List-Unsubscribe: <mailto:u%40fb.acme.example?subject=unsubscribe%20k1.bram>\r\n", None),
     ],
 )
 def test_one_pair_of_ours_and_the_foreign_target_kept(
@@ -400,5 +403,11 @@ def test_links_tell_ours_from_foreign() -> None:
     links = Links(url="https://mail.acme.example/u/", mailbox="u@fb.acme.example")
     assert links.own("https://MAIL.acme.example/u/x")
     assert links.own("MAILTO:U@fb.acme.example?subject=x")
+    for same in ("mail.acme.example:443/u/x", "mail.acme.example./u/x", "mail.acme.example/%75/x"):
+        assert links.own(f"https://{same}")
+    assert links.own("https://x@mail.acme.example/u/x")
+    assert links.own("mailto:u%40fb.acme.example?subject=x")
     assert not links.own("https://mail.acme.example.evil/u/x")
+    assert not links.own("https://mail.acme.example/other")
+    assert not links.own("https://mail.acme.example:99999/u/x")
     assert not Links(url="https://mail.acme.example/u/").own("mailto:?subject=x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 from datetime import timedelta
 from ipaddress import ip_network
 
@@ -143,6 +144,44 @@ def test_recipients() -> None:
         assert client.reply().startswith("250 ")
         assert len(door.gate.submitted[0].envelope.recipients) == 100
         client.open("r100@y.example")
+
+
+def test_who_is_one_too_many_was_named_too() -> None:
+    """A link for one person in it is not known to be that of the one who gets this copy."""
+    with front_door(recipients=1) as door, door.connect() as client:
+        client.open("a@y.example")
+        assert client.code("RCPT TO:<b@y.example>") == 452
+        assert client.code("DATA") == 354
+        client.send(b".\r\n")
+        assert client.reply().startswith("250 ")
+        assert door.gate.submitted[0].envelope.turned_away
+
+
+def test_a_stranger_does_not_name_its_one_recipient_for_ever() -> None:
+    gate = RecordingGate(strangers=frozenset({"u@fb.acme.example"}))
+    with front_door(gate=gate, trusted=False) as door, door.connect() as client:
+        client.open("u@fb.acme.example")
+        for _ in range(IDLE_COMMANDS - 1):  # EHLO was one
+            assert client.code("RCPT TO:<u@fb.acme.example>") == 250
+        assert client.say("RCPT TO:<u@fb.acme.example>").startswith("421 4.7.0 ")
+        assert client.at_end()
+
+
+def test_a_burst_of_commands_leaves_others_their_turn() -> None:
+    counts = [0]
+    with front_door() as door, door.connect() as client:
+        client.open()
+
+        def look() -> None:
+            counts.append(len(door.gate.admitted))
+            if counts[-1] < 800:
+                door.loop.call_soon(look)
+
+        door.call(look)
+        client.send(b"".join(b"RCPT TO:<r%d@y.example>\r\n" % n for n in range(800)))
+        assert [client.reply()[:3] for _ in range(800)] == ["250"] * 800
+        door.wait(lambda: counts[-1] >= 800)
+    assert max(b - a for a, b in itertools.pairwise(counts)) <= 100
 
 
 def test_messages() -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from urllib.parse import unquote, urlsplit
 
 from proxy.message.fold import fold
 from proxy.message.header import Header
@@ -90,12 +91,18 @@ class Links:
         """Whether this is a link of this instance, for whomever; scheme and host in any case."""
         return uri[: len(self.url)].lower() == self.url.lower()
 
+    def mailto(self, token: str) -> str:
+        """Our mailto for this token, which is in its subject: a local part has 64 octets, a token
+        has more.
+        """
+        return f"mailto:{self.mailbox}?subject=unsubscribe%20{token}"
+
     def own(self, uri: str) -> bool:
-        """Whether this https or mailto URI is of this instance, for whomever."""
-        mailto = f"mailto:{self.mailbox}".lower()
-        return self.own_https(uri) or (
-            bool(self.mailbox) and uri.lower().partition("?")[0] == mailto
-        )
+        """Whether this URI is of this instance, for whomever, in every spelling that leads here."""
+        found = _spelt(uri)
+        if found.startswith("mailto:"):
+            return bool(self.mailbox) and found == _spelt(f"mailto:{self.mailbox}")
+        return found.startswith(_spelt(self.url))
 
 
 def existing(header: Header) -> Existing:
@@ -128,7 +135,8 @@ def own_token(there: Existing, links: Links) -> str:
         return ""
     token = https[0][len(links.url) :]
     others = [uri for uri in there.uris if uri != https[0]]
-    if not all(links.own(uri) and uri.endswith(token) for uri in others):
+    # To the letter: behind another subject may be the token of somebody else.
+    if not all(links.mailbox and uri.lower() == links.mailto(token).lower() for uri in others):
         return ""
     return token
 
@@ -179,17 +187,31 @@ def refusal(there: Existing) -> Reply | None:
 def fields(links: Links, token: str, mailto: str = "") -> bytes:
     """Both fields for one recipient: the https URI first, and the mailto where there is a mailbox.
 
-    `mailto` is a foreign URI to add. The token is in our mailto's subject: a local part has 64
-    octets, a token has more. Raises `FoldError` for a line over 998 octets.
+    `mailto` is a foreign URI to add. Raises `FoldError` for a line over 998 octets.
     """
     uris = [f"<{links.url}{token}>"]
     if links.mailbox:
-        uris.append(f"<mailto:{links.mailbox}?subject=unsubscribe%20{token}>")
+        uris.append(f"<{links.mailto(token)}>")
     if mailto:
         uris.append(f"<{mailto}>")
     return fold("List-Unsubscribe", [*(f"{uri}," for uri in uris[:-1]), uris[-1]]) + fold(
         "List-Unsubscribe-Post", ["List-Unsubscribe=One-Click"]
     )
+
+
+def _spelt(uri: str) -> str:
+    """Host, port and path of a URI, or mailbox, in one of the spellings that mean the same (RFC
+    3986 section 6.2); as it is where it cannot be read.
+    """
+    plain = unquote(uri.partition("?")[0]).lower()
+    if plain.startswith("mailto:"):
+        return plain.rstrip(".")
+    try:
+        parts = urlsplit(plain)
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+    except ValueError:
+        return plain
+    return f"{(parts.hostname or '').rstrip('.')}:{port}{parts.path}"
 
 
 def _sound_pair(there: Existing) -> bool:
