@@ -411,7 +411,16 @@ def message_answered(*, ref: str, first: str) -> None:
 
 def optout_recorded(*, ref: str, sender: str, stream: str, via: str) -> None:
     """A person's opt-out is durable; `ref` is the mail that carried the link."""
-    _out.info("optout.recorded", ref=ref, sender=sender, stream=stream, via=via)
+    _limited(
+        "info",
+        "optout.recorded",
+        (stream, via),
+        _ROUTINE,
+        ref=ref,
+        sender=sender,
+        stream=stream,
+        via=via,
+    )
 
 
 def complaint_recorded(*, ref: str, sender: str, stream: str, type: str) -> None:  # noqa: A002

@@ -13,6 +13,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.errors import StoreError, StoreRefused, StoreUnavailable
@@ -23,7 +24,11 @@ Out = TypeVar("Out")
 
 
 class Operation(Protocol):
-    """Something to write. `run` may be called twice (after a rollback) and keeps no state."""
+    """Something to write. `run` may be called twice (after a rollback) and keeps no state.
+
+    A class that also has `run_all(db, operations)`, with a result for each, takes those of its kind
+    that follow one another in a group together; in effect as if one by one.
+    """
 
     @property
     def name(self) -> str:
@@ -172,8 +177,15 @@ def _transaction(
     try:
         db.execute("BEGIN IMMEDIATE")
         with lock:
-            for i in order:
-                results[i] = operations[i].run(db)
+            for kind, places in groupby(order, lambda i: type(operations[i])):
+                some = list(places)
+                together = getattr(kind, "run_all", None)
+                if together is None or len(some) == 1:
+                    done = [operations[i].run(db) for i in some]
+                else:
+                    done = together(db, [operations[i] for i in some])
+                for i, result in zip(some, done, strict=True):
+                    results[i] = result
             if db.total_changes == before:
                 db.execute("ROLLBACK")
                 return 0

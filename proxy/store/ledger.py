@@ -9,6 +9,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -29,7 +30,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from policy.events import FieldError, fields_of, type_of
 from policy.model import TAKEN_HERE, Complaint, Detail, Event, Objection, Scope
-from proxy.store import forwarding, schema
+from proxy.store import clicks, forwarding, schema
 from proxy.store.codec import array, detail, instant, micros, to_json
 from proxy.store.model import Known, NewAttributes, NewEvent, Subject
 from proxy.store.schema import (
@@ -235,6 +236,13 @@ def _opposed(detail_: Detail) -> _Opposed | None:
     return None
 
 
+@lru_cache(maxsize=1024)
+def _encoded(detail_: Detail) -> tuple[str, str, _Opposed | None]:
+    """Type, fields and what it objects to. Cached: the opt-outs of a minute are hardly of two
+    kinds."""
+    return type_of(detail_), to_json(fields_of(detail_)), _opposed(detail_)
+
+
 class Append:
     """Events and attributes of one call, encoded before the write lock is taken."""
 
@@ -243,9 +251,7 @@ class Append:
 
     def __init__(self, events: Sequence[NewEvent], attributes: Sequence[NewAttributes]) -> None:
         self.rows = len(events) + len(attributes)
-        self._events = [
-            (e, type_of(e.detail), to_json(fields_of(e.detail)), _opposed(e.detail)) for e in events
-        ]
+        self._events = [(e, *_encoded(e.detail)) for e in events]
         self._attributes = [(a, micros(a.at), to_json(dict(a.values))) for a in attributes]
 
     def run(self, db: sqlite3.Connection) -> list[bool]:
@@ -257,6 +263,28 @@ class Append:
         for attributes, at, values in self._attributes:
             _merge(db, attributes, at, orjson.loads(values))
         return new
+
+    @staticmethod
+    def run_all(db: sqlite3.Connection, appends: Sequence[Append]) -> list[list[bool]]:
+        """As `run` of one after the other; opt-outs that stand side by side go in together."""
+        results: list[list[bool]] = []
+        side_by_side: list[Append] = []
+        for append in appends:
+            if append._opt_out:
+                side_by_side.append(append)
+                continue
+            results += _opt_outs(db, side_by_side)
+            side_by_side = []
+            results.append(append.run(db))
+        return results + _opt_outs(db, side_by_side)
+
+    @property
+    def _opt_out(self) -> bool:
+        """Whether this is one opt-out and nothing else, that can wait for its neighbours."""
+        if len(self._events) != 1 or self._attributes:
+            return False
+        event_, _, _, opposed = self._events[0]
+        return event_.unless_in_force and not event_.address and opposed is not None
 
     def _add(
         self, db: sqlite3.Connection, e: NewEvent, type_: str, fields: str, opposed: _Opposed | None
@@ -290,6 +318,40 @@ class Append:
                 ),
             )  # fmt: skip
         return True
+
+
+def _opt_outs(db: sqlite3.Connection, appends: Sequence[Append]) -> list[list[bool]]:
+    """One opt-out each. Whoever has one so far, or is in this group twice, is looked at alone."""
+    entries = [append._events[0] for append in appends]
+    events = [entry[0] for entry in entries]
+    if len({e.uid for e in events}) < max(2, len(events)):  # too few, or one that comes again
+        return [append.run(db) for append in appends]
+    held, forwarded = clicks.known(
+        db,
+        [e.subject.exact for e in events],
+        [e.forward.partition(".")[0] for e in events if e.forward],
+    )
+    rows: list[clicks.Row] = []
+    alone: list[int] = []
+    for n, (e, type_, fields, opposed) in enumerate(entries):
+        who = e.subject
+        if opposed is None or who.exact in held:
+            alone.append(n)
+            continue
+        held.add(who.exact)
+        rows.append((
+            e.uid, who.sender, who.exact, who.wide, type_, micros(e.at), micros(e.recorded_at),
+            e.evidence, fields, opposed.scope, opposed.topics, opposed.stream, opposed.via,
+        ))  # fmt: skip
+    if rows:
+        clicks.add(db, rows)
+    results = [[True] for _ in appends]
+    for n in alone:
+        results[n] = [appends[n]._add(db, *entries[n])]
+    for e in events:
+        if e.forward.partition(".")[0] in forwarded:
+            forwarding.add(db, e)
+    return results
 
 
 def _merge(db: sqlite3.Connection, new: NewAttributes, at: int, values: dict[str, Any]) -> None:

@@ -12,13 +12,12 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 from babel.dates import format_datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.responses import Response
 
 from policy.model import Scope
 from proxy.config import Sender
@@ -31,6 +30,7 @@ _LIGHT, _DARK = "#ffffff", "#1d2126"  # --paper in page.css, by colour scheme
 _PREFERENCE = re.compile(
     r"\s*([a-z]{1,8})(?:-[a-z0-9-]*)?\s*(?:;\s*q=([01](?:\.\d{0,3})?)\s*)?", re.I
 )
+_ACCEPT = 1000  # characters of Accept-Language that are looked at
 _MAIL = re.compile(r"[^@\s<>]+@[^@\s<>]+")
 
 _FIXED = {
@@ -63,13 +63,31 @@ def words(lang: str) -> dict[str, str]:
 
 def language(accept: str, otherwise: str) -> str:
     """The reader's language out of an Accept-Language header (RFC 9110 12.5.4), one of ours."""
+    return _language(accept[:_ACCEPT], otherwise)
+
+
+@lru_cache(maxsize=1024)
+def _language(accept: str, otherwise: str) -> str:
     best, best_weight = otherwise if otherwise in LANGUAGES else LANGUAGES[0], 0.0
-    for part in accept[:1000].split(","):
+    for part in accept.split(","):
         if match := _PREFERENCE.fullmatch(part):
             name, weight = match[1].lower(), float(match[2] or 1)
             if name in LANGUAGES and weight > best_weight:
                 best, best_weight = name, weight
     return best
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An answer as ASGI sends it: made once, sent as often as it is asked for."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes = b""
+
+    def with_field(self, name: bytes, value: bytes) -> Page:
+        """The same with one more header field; `name` in lower case."""
+        return Page(self.status, (*self.headers, (name, value)), self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +100,7 @@ class About:
     scope: Scope = Scope.MARKETING
 
 
-def ask(about: About) -> Response:
+def ask(about: About) -> Page:
     """The question, with the button that acts."""
     t = words(about.lang)
     narrow = about.scope is Scope.STREAM
@@ -98,7 +116,7 @@ def ask(about: About) -> Response:
     )
 
 
-def done(about: About, at: datetime | None, *, kept: bool = False) -> Response:
+def done(about: About, at: datetime | None, *, kept: bool = False) -> Page:
     """What was stopped, since when (`at`, when known), and what still comes.
 
     `kept`: 202, durable here, and in the store once that can be written.
@@ -113,14 +131,16 @@ def done(about: About, at: datetime | None, *, kept: bool = False) -> Response:
     )
 
 
-def lost(lang: str) -> Response:
+@cache
+def lost(lang: str) -> Page:
     """One answer for every token that is not ours and every other path."""
     t = words(lang)
     about = About(lang=lang)
     return _page(404, about, t["lost_title"], body=[t["lost_text"], t["lost_remedy"]])
 
 
-def busy(lang: str, *, button: bool) -> Response:
+@cache
+def busy(lang: str, *, button: bool) -> Page:
     """Our own trouble, with the button to try again when the request was to act."""
     t = words(lang)
     page = _page(
@@ -130,16 +150,15 @@ def busy(lang: str, *, button: bool) -> Response:
         body=[t["busy_text"], t["busy_remedy"]],
         button=t["busy_button"] if button else "",
     )
-    page.headers["retry-after"] = "120"
-    return page
+    return page.with_field(b"retry-after", b"120")
 
 
-def not_allowed(lang: str, allow: str) -> Response:
+@cache
+def not_allowed(lang: str, allow: str) -> Page:
     """A method that the address does not know."""
     t = words(lang)
     page = _page(405, About(lang=lang), t["method_title"], body=[t["method_text"]])
-    page.headers["allow"] = allow
-    return page
+    return page.with_field(b"allow", allow.encode())
 
 
 def _still(about: About) -> str:
@@ -163,7 +182,7 @@ def _page(
     small: str = "",
     offer: str = "",
     when: datetime | None = None,
-) -> Response:
+) -> Page:
     sender = about.sender
     style, policy = _style(sender.colour or _BRAND if sender else _BRAND)
     at = when.astimezone(UTC) if when else None
@@ -183,8 +202,15 @@ def _page(
         sender=sender,
         contact_url=_contact_url(sender.contact) if sender else "",
     )
-    headers = {**_FIXED, "content-security-policy": policy, "content-language": about.lang}
-    return Response(html, status, headers=headers, media_type="text/html")
+    octets = html.encode()
+    headers = {
+        **_FIXED,
+        "content-security-policy": policy,
+        "content-language": about.lang,
+        "content-length": str(len(octets)),
+        "content-type": "text/html; charset=utf-8",
+    }
+    return Page(status, tuple((k.encode(), v.encode()) for k, v in headers.items()), octets)
 
 
 @cache

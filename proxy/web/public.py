@@ -4,18 +4,21 @@ GET, HEAD and OPTIONS change nothing, ever: link scanners follow every link of a
 browser that runs scripts. POST acts: the token alone says who stops what (RFC 8058 3.1), so whether
 its body is odd, too long, too slow or cut off, the opt-out counts. A 200 means: it is committed; a
 202: the store cannot be written, it is durable beside it, and holds in this process from now on.
+
+After a campaign its clicks come all at once, so this is a bare ASGI app: one path, no layers, and
+pages that say the same are rendered once. What must be new each time is the commit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from datetime import datetime
+from functools import lru_cache
 from urllib.parse import parse_qs
 
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
 
 from policy.model import Scope, Via
 from proxy import log
@@ -25,6 +28,7 @@ from proxy.keys import Keys
 from proxy.store.model import Store
 from proxy.tokens import OptOut, open_
 from proxy.web import pages
+from proxy.web.pages import Page
 from proxy.web.record import Clock, OptOutEvents, record_optout, scope_of
 
 #: Octets of a POST's body that are looked at, and that are read before it is answered.
@@ -32,9 +36,15 @@ BODY_LOOKED_AT = 16384
 BODY_READ = 262144
 #: Seconds that a body may take.
 BODY_SECONDS = 10.0
+#: Rendered pages that are kept, of each kind; one has about 6 KB.
+PAGES = 64
 
 _ALLOW = "GET, HEAD, OPTIONS, POST"
+_METHODS = frozenset(_ALLOW.split(", "))
+_PATH = "/u/"
 _TOKEN = re.compile(r"[A-Za-z0-9._-]+")
+_ONE_CLICK = b"List-Unsubscribe=One-Click"  # RFC 8058 3.1
+_OPTIONS = Page(204, ((b"allow", _ALLOW.encode()), (b"cache-control", b"no-store")))
 
 
 def public_app(
@@ -45,98 +55,119 @@ def public_app(
     *,
     clock: Clock,
     body_seconds: float = BODY_SECONDS,
-) -> Starlette:
+) -> ASGIApp:
     """The app behind `http.public_url`. Links of streams and senders no longer configured work."""
 
     senders = {sender.id: sender for sender in settings.senders}
 
-    def about(request: Request, optout: OptOut, scope: Scope | None = None) -> pages.About:
-        stream = settings.find_stream(optout.stream)
-        otherwise = stream.lang if stream else pages.LANGUAGES[0]
-        return pages.About(
-            lang=pages.language(request.headers.get("accept-language", ""), otherwise),
-            sender=senders.get(optout.sender),
-            stream=optout.stream,
-            scope=scope or scope_of(settings, optout),
+    def about(lang: str, sender: str, stream: str, scope: Scope) -> pages.About:
+        return pages.About(lang=lang, sender=senders.get(sender), stream=stream, scope=scope)
+
+    @lru_cache(maxsize=PAGES)
+    def ask(lang: str, sender: str, stream: str, scope: Scope) -> Page:
+        return pages.ask(about(lang, sender, stream, scope))
+
+    @lru_cache(maxsize=PAGES)
+    def done(
+        lang: str, sender: str, stream: str, scope: Scope, second: datetime | None, kept: bool
+    ) -> Page:
+        return pages.done(about(lang, sender, stream, scope), second, kept=kept)
+
+    find_stream = lru_cache(maxsize=PAGES)(settings.find_stream)
+
+    def language(http: Connection, optout: OptOut) -> str:
+        stream = find_stream(optout.stream)
+        return _language(http, stream.lang if stream else pages.LANGUAGES[0])
+
+    def show(http: Connection, token: str) -> Page:
+        optout = open_(keys, token)
+        lang = language(http, optout)
+        return ask(lang, optout.sender, optout.stream, scope_of(settings, optout))
+
+    async def act(http: Connection, token: str, body: bytes) -> Page:
+        optout = open_(keys, token)
+        via, scope = _meant(http, body)
+        recorded = await record_optout(
+            optout,
+            via=via,
+            keys=keys,
+            store=store,
+            settings=settings,
+            telemetry=telemetry,
+            clock=clock,
+            scope=scope,
         )
+        at = recorded.at.replace(microsecond=0) if recorded.at else None
+        lang = language(http, optout)
+        return done(lang, optout.sender, optout.stream, recorded.scope, at, recorded.kept)
 
-    async def show(request: Request) -> Response:
+    async def answer(http: Connection, receive: Receive) -> Page:
+        path, method = http["path"], http["method"]
+        rest = path[len(_PATH) :]
+        if not path.startswith(_PATH) or not rest or "/" in rest:
+            return pages.lost(_language(http))
+        if method not in _METHODS:
+            return pages.not_allowed(_language(http), _ALLOW)
+        if method == "OPTIONS":
+            return _OPTIONS
+        posted = method == "POST"
+        body, whole = await _read(receive, body_seconds) if posted else (b"", True)
         try:
-            return pages.ask(about(request, open_(keys, _token(request))))
+            token = _token(rest)
+            page = await act(http, token, body) if posted else show(http, token)
         except TokenError:
-            return _lost(request)
-        except Exception as fault:
-            return _busy(request, fault)
-
-    async def act(request: Request) -> Response:
-        body, whole = await _read(request, body_seconds)
-        try:
-            optout = open_(keys, _token(request))
-            via, scope = _meant(request, body)
-            recorded = await record_optout(
-                optout,
-                via=via,
-                keys=keys,
-                store=store,
-                settings=settings,
-                telemetry=telemetry,
-                clock=clock,
-                scope=scope,
-            )
-            answer = pages.done(
-                about(request, optout, recorded.scope), recorded.at, kept=recorded.kept
-            )
-        except TokenError:
-            answer = _lost(request)
+            page = pages.lost(_language(http))
         except StoreError as fault:
             log.store_failed(ref="", operation="append", error=str(fault))
-            answer = pages.busy(_language(request), button=True)
+            page = pages.busy(_language(http), button=posted)
         except Exception as fault:
-            answer = _busy(request, fault)
-        if not whole:
-            answer.headers["connection"] = "close"
-        return answer
+            # Unforeseen, or the key file is damaged: whoever asked should ask again.
+            log.incident(ref="", error=fault)
+            page = pages.busy(_language(http), button=posted)
+        return page if whole else page.with_field(b"connection", b"close")
 
-    async def options(_: Request) -> Response:
-        return Response(status_code=204, headers={"allow": _ALLOW, "cache-control": "no-store"})
+    async def app(http: Connection, receive: Receive, send: Send) -> None:
+        if http["type"] != "http":
+            return
+        page = await answer(http, receive)
+        await send({"type": "http.response.start", "status": page.status, "headers": page.headers})
+        await send({"type": "http.response.body", "body": page.body})
 
-    app = Starlette(
-        routes=[
-            Route("/u/{token}", show, methods=["GET", "HEAD"]),
-            Route("/u/{token}", act, methods=["POST"]),
-            Route("/u/{token}", options, methods=["OPTIONS"]),
-        ],
-        exception_handlers={404: _no_page, 405: _no_method},
-    )
-    app.router.redirect_slashes = False  # RFC 8058 3.1: no redirect
     return app
 
 
-def _token(request: Request) -> str:
-    """The token in the path, without what a program that made text into a link put after it."""
-    found = _TOKEN.match(request.path_params["token"])
+def _token(text: str) -> str:
+    """The token in a path, without what a program that made text into a link put after it."""
+    found = _TOKEN.match(text)
     return found[0].rstrip("._-") if found else ""
 
 
-async def _read(request: Request, seconds: float) -> tuple[bytes, bool]:
+async def _read(receive: Receive, seconds: float) -> tuple[bytes, bool]:
     """The first octets of the body, and whether all of it was read. Never raises."""
-    kept = bytearray()
+    kept = b""
     size = 0
     try:
         async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return kept, False
+                chunk: bytes = message.get("body", b"")
                 size += len(chunk)
                 kept += chunk[: BODY_LOOKED_AT - len(kept)]
                 if size > BODY_READ:
-                    return bytes(kept), False
-    except (TimeoutError, ClientDisconnect):
-        return bytes(kept), False
-    return bytes(kept), True
+                    return kept, False
+                if not message.get("more_body", False):
+                    return kept, True
+    except TimeoutError:
+        return kept, False
 
 
-def _meant(request: Request, body: bytes) -> tuple[Via, Scope | None]:
+def _meant(http: Connection, body: bytes) -> tuple[Via, Scope | None]:
     """Our page's form, which may ask for more than the link does; everything else is one-click."""
-    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+    if body == _ONE_CLICK:  # the usual case, which needs no parser
+        return Via.ONE_CLICK, None
+    if _field(http, b"content-type").startswith("application/x-www-form-urlencoded"):
         try:
             form = parse_qs(body.decode("latin-1"), max_num_fields=20)
         except ValueError:
@@ -146,23 +177,14 @@ def _meant(request: Request, body: bytes) -> tuple[Via, Scope | None]:
     return Via.ONE_CLICK, None
 
 
-def _language(request: Request) -> str:
-    return pages.language(request.headers.get("accept-language", ""), pages.LANGUAGES[0])
+def _field(http: Connection, name: bytes) -> str:
+    """The first header field of that name, "" for none."""
+    for key, value in http["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return ""
 
 
-def _lost(request: Request) -> Response:
-    return pages.lost(_language(request))
-
-
-def _busy(request: Request, fault: Exception) -> Response:
-    """Unforeseen, or the key file is damaged: whoever asked should ask again."""
-    log.incident(ref="", error=fault)
-    return pages.busy(_language(request), button=request.method == "POST")
-
-
-async def _no_page(request: Request, _: Exception) -> Response:
-    return _lost(request)
-
-
-async def _no_method(request: Request, _: Exception) -> Response:
-    return pages.not_allowed(_language(request), _ALLOW)
+def _language(http: Connection, otherwise: str = pages.LANGUAGES[0]) -> str:
+    return pages.language(_field(http, b"accept-language"), otherwise)

@@ -7,18 +7,22 @@ import contextlib
 import re
 import sqlite3
 from datetime import timedelta
+from urllib.parse import parse_qs
 
 import httpx2
 import orjson
 import pytest
-from conftest import START, Site, Sites  # type: ignore[import-not-found,unused-ignore]
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from conftest import START, Site, Sites  # type: ignore[import-not-found,unused-ignore]
 from policy.address import parse
 from policy.model import Box, Objection, OptIn, Scope, Via
 from proxy.errors import StoreUnavailable
 from proxy.keys import rotate
 from proxy.store.model import NewEvent
 from proxy.tokens import OptOut, seal
+from proxy.web import public
 from proxy.web.record import record_token
 
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}
@@ -492,3 +496,80 @@ async def test_a_token_from_a_mail_is_recorded_the_same_way(site: Site) -> None:
     await site.store.close()
     with pytest.raises(StoreUnavailable):
         await record(site.link("bram@example.nl")[3:])
+
+
+# -- many at once --------------------------------------------------------------------------------
+
+
+async def test_the_answer_is_the_same_bytes_however_the_request_came(sites: Sites) -> None:
+    """The short way of the usual one-click, and pages rendered before, against all other ways."""
+    bodies = [
+        (b"application/x-www-form-urlencoded", [b"List-Unsubscribe=One-Click"]),
+        (b"application/x-www-form-urlencoded", [b"List-Unsub", b"scribe=One-Click"]),
+        (b"application/x-www-form-urlencoded", [b"List-Unsubscribe=One-Click&x=1"]),
+        (b"multipart/form-data; boundary=b", [b"--b\r\n\r\nOne-Click\r\n", b"--b--\r\n"]),
+    ]
+    site = await sites.start()
+    for stream, accept in (("newsletter", b"en"), ("newsletter", b"nl, en;q=0.1"), ("sales", b"")):
+        answers = set()
+        for n, (kind, parts) in enumerate(bodies):
+            link = site.link(f"{stream}{n}@example.nl", stream=stream)
+            head = (
+                b"POST %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept-Language: %b\r\n"
+                b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n"
+                % (link.encode(), accept, kind, sum(map(len, parts)))
+            )
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+            for part in (head, *parts):
+                writer.write(part)
+                await writer.drain()
+                await site.client.get("/")  # the server has read what came before this
+            answers.add(re.sub(rb"\r\ndate: [^\r]*", b"", await reader.read()))
+            writer.close()
+            assert [o.via for o in await site.objections(f"{stream}{n}@example.nl")] == [
+                Via.ONE_CLICK
+            ]
+        assert len(answers) == 1
+        assert answers.pop().startswith(b"HTTP/1.1 200 OK\r\ncache-control: no-store\r\n")
+
+
+async def test_a_page_rendered_before_is_not_shown_to_the_wrong_reader(site: Site) -> None:
+    """Language, sender, stream, reach and time each make another page; the fresh one is right."""
+    seen: dict[str, tuple[object, ...]] = {}
+    ways = [("newsletter", "acme"), ("sales", "acme"), ("globex-news", "globex"), ("gone", "acme")]
+    person = 0
+    for _ in range(2):
+        for lang in ("en", "nl"):
+            for stream, sender in ways:
+                for form in (ONE_CLICK, {**PAGE, "scope": "marketing"}):
+                    person += 1
+                    link = site.link(f"p{person}@example.nl", stream=stream, sender=sender)
+                    headers = {"accept-language": lang}
+                    page = (await site.client.post(link, data=form, headers=headers)).text
+                    scope = (await site.objections(f"p{person}@example.nl", sender))[0].scope
+                    at = site.clock().isoformat(timespec="seconds")
+                    assert f'datetime="{at}"' in page
+                    assert f'<html lang="{lang}">' in page
+                    assert ("Globex" in page) == (sender == "globex")
+                    assert ("sales" in page) == (scope is Scope.STREAM)
+                    what = (lang, sender, scope, at)
+                    assert seen.setdefault(page, what) == what
+        site.clock.forward(seconds=1)
+    assert len(seen) == 2 * 2 * 3, "two seconds, two languages, three senders and reaches"
+
+
+@given(st.one_of(st.binary(max_size=60), st.sampled_from([b"via=page", b"scope=marketing"])))
+@example(b"List-Unsubscribe=One-Click")
+@example(b"vi%61=page&scope=marketing")
+def test_only_the_form_says_page(body: bytes) -> None:
+    """The short way decides as the parser does, which it spares."""
+    kind = "application/x-www-form-urlencoded"
+    http = {"headers": [(b"content-type", kind.encode())]}
+    try:
+        form = parse_qs(body.decode("latin-1"), max_num_fields=20)
+    except ValueError:
+        form = {}
+    page = form.get("via") == ["page"]
+    wide = page and form.get("scope") == ["marketing"]
+    expected = (Via.PAGE if page else Via.ONE_CLICK, Scope.MARKETING if wide else None)
+    assert public._meant(http, body) == expected
