@@ -110,7 +110,8 @@ class Outgoing:
             return None
         if len(cases) == len(self.cases):
             cases = self.cases
-        return replace(self, cases=cases, fates={c.n: fates[c.n] for c in cases})
+        mine = {c.n: fates[c.n] for c in cases}
+        return Outgoing(self.number, self.mail, cases, self.keys, mine)
 
     def renewed(self, cases: Sequence[Case], fates: Mapping[int, RowFate]) -> Outgoing | None:
         """The copy after a second decision; None when nobody may get it any more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -107,8 +108,25 @@ def recipient_facts(address: Address, known: Known, stream: config.Stream) -> Re
     )
 
 
+def _attributes(known: Known) -> dict[str, Any]:
+    items = known.attributes.items()
+    try:
+        return dict(_typed(tuple([(key, value, type(value)) for key, value in items])))
+    except TypeError:  # a list: it cannot be a key
+        return recipient_from(known.attributes)
+
+
+@lru_cache(maxsize=4096)
+def _typed(items: tuple[tuple[str, object, type], ...]) -> dict[str, object]:
+    """`recipient_from`, remembered: the columns of a ledger are a few values repeated.
+
+    The types are part of what is asked, as 1 equals True.
+    """
+    return recipient_from({key: value for key, value, _ in items})
+
+
 def _columns(known: Known) -> dict[str, Any]:
-    values: dict[str, Any] = recipient_from(known.attributes) if known.attributes else {}
+    values = _attributes(known) if known.attributes else {}
     last = known.last_marketing_at
     imported = values.pop("last_marketing_at", None)
     if imported is not None and last is not None:

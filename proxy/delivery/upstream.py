@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 
 from proxy.content import Piece
 from proxy.delivery import wire
@@ -170,7 +169,8 @@ class Connection:
         else:
             given = []
         self._asked = self._copy = None
-        given = [replace(one, upstream=self.name) for one in given]
+        name = self.name
+        given = [Given(g.result, g.code, g.reply, g.stage, g.remote, name) for g in given]
         if copy is asked:
             return given
         rest = iter(given)

@@ -287,7 +287,8 @@ class FallbackStore(Through):
         if any(copies.in_file(row.copy_key) for row in intake.rows):
             return IntakeResult(stale=False, fates=tuple(map(_busy, intake.rows)))
         remembered = {row.n: row.copy_key for row in intake.rows if not row.marketing}
-        copies.begin(remembered.values())
+        if remembered:
+            copies.begin(remembered.values())
         begun: set[int] = set()
         try:
             result = await self._ask("claim", lambda store: store.claim(intake))

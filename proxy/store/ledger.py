@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from sqlalchemy import (
     Case,
+    ColumnElement,
     Text,
     and_,
     bindparam,
@@ -147,8 +148,8 @@ def opt_out_fields() -> Case[Any]:
     )  # fmt: skip
 
 
-def _lookup() -> schema.Query:
-    """ONE statement, so one snapshot of the database, for any number of subjects.
+def _lookup(of: Callable[[ColumnElement[str], str], ColumnElement[bool]]) -> schema.Query:
+    """ONE statement, so one snapshot of the database, for the subjects whose keys are `of` a name.
 
     Blocking reaches over the widened key; the exact key is read as well, so that an entry stays
     found when the rules of widening are changed later.
@@ -159,23 +160,23 @@ def _lookup() -> schema.Query:
                 literal_column(str(_EVENT)), event.c.id, event.c.uid, event.c.sender, event.c.exact,
                 event.c.wide, event.c.type, event.c.at, event.c.recorded_at, event.c.evidence,
                 event.c.fields,
-            ).where(or_(event.c.wide.in_(each("wides")), event.c.exact.in_(each("exacts")))),
+            ).where(or_(of(event.c.wide, "wides"), of(event.c.exact, "exacts"))),
             select(
                 literal_column(str(_SUPPRESSION)), suppression.c.id, suppression.c.uid,
                 suppression.c.sender, suppression.c.exact, suppression.c.wide, suppression.c.type,
                 suppression.c.at, suppression.c.recorded_at, literal_column("''"),
                 opt_out_fields(),
             ).where(
-                or_(suppression.c.wide.in_(each("wides")), suppression.c.exact.in_(each("exacts")))
+                or_(of(suppression.c.wide, "wides"), of(suppression.c.exact, "exacts"))
             ),
             select(
                 literal_column(str(_ATTRIBUTE)), _none, _none, recipient.c.sender,
                 recipient.c.exact, *[_none] * 5, recipient.c.attributes,
-            ).where(recipient.c.exact.in_(each("exacts"))),
+            ).where(of(recipient.c.exact, "exacts")),
             select(
                 literal_column(str(_MAIL)), _none, _none, last_marketing.c.sender,
                 last_marketing.c.exact, _none, _none, last_marketing.c.at, _none, _none, _none,
-            ).where(last_marketing.c.exact.in_(each("exacts"))),
+            ).where(of(last_marketing.c.exact, "exacts")),
             select(
                 literal_column(str(_TOP)), func.max(event.c.id), *[_none] * 9,
             ).select_from(event),
@@ -183,7 +184,9 @@ def _lookup() -> schema.Query:
     )  # fmt: skip
 
 
-_LOOKUP = _lookup()
+_LOOKUP = _lookup(lambda column, keys: column.in_(each(keys)))
+#: For one subject: half the time of the other.
+_LOOKUP_ONE = _lookup(lambda column, key: column == bindparam(key))
 
 _earlier = event.alias("earlier")
 _SUBJECTS = compiled(
@@ -399,9 +402,13 @@ class Read:
 
 def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
     """What is known of all `subjects`, in one statement."""
-    rows = db.execute(
-        *_LOOKUP(wides=array({s.wide for s in subjects}), exacts=array({s.exact for s in subjects}))
-    ).fetchall()
+    if len(subjects) == 1:
+        [only] = subjects
+        query = _LOOKUP_ONE(wides=only.wide, exacts=only.exact)
+    else:
+        wides, exacts = {s.wide for s in subjects}, {s.exact for s in subjects}
+        query = _LOOKUP(wides=array(wides), exacts=array(exacts))
+    rows = db.execute(*query).fetchall()
     high = 0
     entries: dict[int, _Entry] = {}
     by_wide: defaultdict[str, list[int]] = defaultdict(list)

@@ -23,6 +23,8 @@ def insert(db: sqlite3.Connection, sql: str, rows: Sequence[Sequence[object]]) -
     Within a transaction that has the write lock AUTOINCREMENT gives a statement's rows ids without
     a gap; of what a conflict leaves out, and of tables without a serial id, they mean nothing.
     """
+    if len(rows) == 1:
+        return [db.execute(sql, rows[0]).lastrowid or 0]
     ids: list[int] = []
     start = 0
     while start < len(rows):
