@@ -5,19 +5,19 @@ A pure parser. What it finds are candidates: only `proxy.tokens.open_` tells whe
 
 from __future__ import annotations
 
-import binascii
 import re
-from email.errors import HeaderParseError
-from email.header import decode_header
 
 from proxy.content import Content
+from proxy.message import encoded
 
 _HEADER_BYTES = 65536  # what is read of a mail: its header block, at most this much
-_SUBJECT_LENGTH = 4000
+_SUBJECT_LENGTH = 4000  # octets, as they are written
 _MOST_TOKENS = 10
+_TOKEN_LENGTH = 1000  # with the white space that broke it
 # Between the words: what a client makes of the "%20" in our link when it does not decode it, too.
 _ASKED = re.compile(r"unsubscribe(?:\s|:|\+|_|%20)+(?=k[0-9])", re.I)
 _TOKEN = re.compile(r"k[0-9]{1,6}\.[A-Za-z0-9_-]+")
+_CHARSET = re.compile(rb"=\?([!-)+->@-~]{1,60})(?=\?[bq]\?)", re.I)
 
 
 def tokens_in(content: Content) -> list[str]:
@@ -28,9 +28,9 @@ def tokens_in(content: Content) -> list[str]:
     """
     found: dict[str, None] = {}
     for subject in _subjects(content[:_HEADER_BYTES]):
-        text = _decoded(subject)[:_SUBJECT_LENGTH]
+        text = encoded.decode(_CHARSET.sub(_known, subject[:_SUBJECT_LENGTH]))
         for asked in _ASKED.finditer(text):
-            tail = text[asked.end() :]
+            tail = text[asked.end() : asked.end() + _TOKEN_LENGTH]
             # As it stands, then with white space taken out: the end of a broken token follows it.
             for candidate in (tail, "".join(tail.split())):
                 if token := _TOKEN.match(candidate):
@@ -56,22 +56,6 @@ def _subjects(head: bytes) -> list[bytes]:
     return subjects
 
 
-def _decoded(value: bytes) -> str:
-    text = value.decode("ascii", "replace")
-    try:
-        parts = decode_header(text)
-    except (HeaderParseError, ValueError, binascii.Error):
-        return text
-    return "".join(
-        part if isinstance(part, str) else part.decode(_charset(charset), "replace")
-        for part, charset in parts
-    )
-
-
-def _charset(name: str | None) -> str:
-    try:
-        # Some codecs are no character sets ("zip"): they do not decode bytes to text.
-        b"unsubscribe".decode(name or "ascii", "replace")
-    except (LookupError, ValueError, UnicodeError):
-        return "latin-1"
-    return name or "ascii"
+def _known(word: re.Match[bytes]) -> bytes:
+    """The beginning of an encoded word in a charset that can be read: what we look for is ASCII."""
+    return word[0] if encoded.codec(word[1].decode("ascii")) else b"=?latin-1"

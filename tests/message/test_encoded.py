@@ -7,9 +7,11 @@ import re
 from email.header import decode_header, make_header
 
 import pytest
+from growth import assert_linear
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.feedback.mailto import tokens_in
 from proxy.message.encoded import codec, decode, phrase
 
 CHARSETS = [
@@ -72,3 +74,9 @@ def test_a_phrase_reads_back(text: str) -> None:
 def test_a_phrase_has_no_control_character(text: str) -> None:
     with pytest.raises(ValueError, match="control character"):
         phrase(text)
+
+
+@pytest.mark.parametrize("word", [b"=?a?q?b", b"=?a?b?b ", b"=?punycode?q?99-", b"unsubscribe k1 "])
+def test_the_subject_of_a_stranger_costs_no_more_than_its_length(word: bytes) -> None:
+    """Anyone may write to the opt-out mailbox."""
+    assert_linear(tokens_in, b"Subject: " + word * (65_000 // len(word)))
