@@ -30,7 +30,7 @@ from pathlib import Path
 
 from bench.race import load, mails, postfix
 from bench.race.load import Counter, Load, Rate, drive, transactions
-from bench.race.process import BenchError, free_port, memory
+from bench.race.process import BenchError, cpu, free_port, memory
 from bench.race.sluis import Relay, fsync_ms, sluis
 from bench.race.verify import verify
 from bench.race.work import optouts, signing_rate
@@ -159,6 +159,11 @@ def _against(row: Row, ours: Rate, theirs: Rate, unit: str = "/s") -> None:
     row.figures.append(f"{ours.per_second:.0f}{unit} to {theirs.per_second:.0f}{unit}")
 
 
+def _spent(row: Row, ours: float, theirs: float) -> None:
+    row.ratios.append(ours / theirs)
+    row.figures.append(f"{ours:.2f} ms to {theirs:.2f} ms")
+
+
 def small(bench: Bench) -> list[Row]:
     """4 KB to one recipient, 20 sessions: against all peers."""
     mail = mails.newsletter(bench.folder, 4096)
@@ -173,8 +178,7 @@ def small(bench: Bench) -> list[Row]:
         _against(proxy, ours, got["proxy"])
         _against(milter, ours, got["milter"])
         _against(direct, ours, got["direct"])
-        spent.ratios.append(ours.cpu / got["proxy"].cpu)
-        spent.figures.append(f"{ours.cpu:.2f} ms to {got['proxy'].cpu:.2f} ms")
+        _spent(spent, ours.cpu, got["proxy"].cpu)
     return [proxy, spent, milter, direct]
 
 
@@ -197,15 +201,18 @@ def copies(bench: Bench) -> list[Row]:
     """100 recipients per mail: each a copy of its own."""
     mail = mails.newsletter(bench.folder, 4096)
     row = Row("copies/s at 100 recipients against Postfix's queue, one recipient each", Aim(5, 8))
+    spent = Row("CPU per copy against the same", None)
     for got in rates(bench, mail, ("queue",), sessions=5, recipients=100):
         if got is not None:
             _against(row, got["sluis"], got["queue"], " copies/s")
-    return [row]
+            _spent(spent, got["sluis"].cpu, got["queue"].cpu)
+    return [row, spent]
 
 
 def refusals(bench: Bench) -> list[Row]:
     """RCPT of people without consent: MAIL, RCPT and RSET pipelined, 20 sessions."""
     row = Row("refusals/s at RCPT against Postfix `check_recipient_access` sqlite", Aim(1.5, 3))
+    spent = Row("CPU per refusal against the same", None)
     step = (
         b"MAIL FROM:<%s>\r\nRCPT TO:<%%dstranger@people.example>\r\nRSET\r\n"
         % load.SENDER.encode(),
@@ -213,22 +220,26 @@ def refusals(bench: Bench) -> list[Row]:
     )
     port = free_port()
     with (
-        postfix.postfix("refuse", port, bench.people) as (theirs, _),
+        postfix.postfix("refuse", port, bench.people) as (theirs, root),
         sluis(port, bench.people) as ours,
     ):
         for _ in range(bench.rounds):
             result = {}
-            for name, at in (("postfix", theirs), ("sluis", ours.port)):
+            used = {}
+            for name, at, pid in (("postfix", theirs, root), ("sluis", ours.port, ours.pid)):
                 transactions(at, [step], sessions=20, count=200)
                 count = 5000 if name == "postfix" else 3000
+                began = cpu(pid)
                 _, rate, codes = transactions(at, [step], sessions=20, count=count)
                 if not codes & {b"550", b"554"}:
                     raise BenchError(f"{name} refused nobody: {sorted(codes)}")
                 result[name] = rate
+                used[name] = (cpu(pid) - began) * 1000 / count
+            _spent(spent, used["sluis"], used["postfix"])
             row.ratios.append(result["sluis"] / result["postfix"])
             row.figures.append(f"{result['sluis']:.0f}/s to {result['postfix']:.0f}/s")
             print(f"  sluis {result['sluis']:.0f}/s, postfix {result['postfix']:.0f}/s")
-    return [row]
+    return [row, spent]
 
 
 def latency(bench: Bench) -> list[Row]:
