@@ -14,8 +14,10 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from urllib.parse import SplitResult, urlsplit
 
 import httptools
@@ -41,6 +43,10 @@ _LATER = frozenset({408, 425, 429})
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
+# Threads of its own: a name out of a mail whose servers never answer holds one for as long as the
+# system's resolver is patient, and the others are needed to read and relay mail.
+_RESOLVERS = ThreadPoolExecutor(4, thread_name_prefix="resolve")
+
 
 class Outcome(Enum):
     """What an answer means for the opt-out."""
@@ -60,7 +66,9 @@ class Answer:
 
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a host, in the system's order. Raises `OSError`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(
+        _RESOLVERS, partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    )
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 

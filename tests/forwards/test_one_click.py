@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -239,6 +242,35 @@ async def test_the_connection_goes_to_the_address_that_was_checked(
     monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
     assert (await client().post(uri(peer))).outcome is Outcome.TAKEN
     assert "leave.esp.example" not in looked_up
+
+
+async def test_names_that_never_answer_keep_no_thread_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What reads large mail, and finds an upstream, works in the threads of the loop."""
+    over = threading.Event()
+    begun: list[object] = []
+
+    def never(host: object, *_: object, **__: object) -> list[object]:
+        begun.append(host)
+        over.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", never)
+    posts = [
+        asyncio.create_task(OneClick().post(f"https://leave{n}.esp.example/"))
+        for n in range((os.cpu_count() or 1) + 5)  # more than the loop has threads
+    ]
+    try:
+        async with asyncio.timeout(20):
+            while len(begun) < 4:  # noqa: ASYNC110 - told by threads
+                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(lambda: "read") == "read"
+        assert not any(post.done() for post in posts)
+    finally:
+        over.set()
+        said = await asyncio.gather(*posts)
+    assert {one.outcome for one in said} == {Outcome.LATER}
 
 
 async def test_the_tls_is_of_this_century(peer: Peer) -> None:
