@@ -66,7 +66,9 @@ class Gate:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._mailboxes = settings.feedback.mailboxes
+        # Ours are the same in capitals and small letters: some programs change an address.
+        self._mailboxes = frozenset(map(str.lower, settings.feedback.mailboxes))
+        self._complaints = settings.feedback.complaints_mailbox.lower()
         self._inline_wait = settings.delivery.inline_wait.total_seconds()
         self._outbox = outbox
         self._keys = keys
@@ -119,7 +121,7 @@ class Gate:
     def accepts_from_strangers(self, recipient: Address) -> bool:
         """Whether anyone may write to `recipient`: only the addresses that take opt-outs by mail
         and reports of complaints."""
-        return recipient.exact in self._mailboxes
+        return recipient.exact.lower() in self._mailboxes
 
     async def admit(self, envelope: Envelope, recipient: Address) -> Reply | None:
         """RCPT TO: refuse what is certain whatever the message says. None accepts."""
@@ -288,7 +290,7 @@ class Gate:
         return any(self.accepts_from_strangers(r) for r in envelope.recipients)
 
     async def _feedback(self, envelope: Envelope, content: Content) -> Reply:
-        if envelope.recipients[0].exact != self._settings.feedback.complaints_mailbox:
+        if envelope.recipients[0].exact.lower() != self._complaints:
             return await self._opt_out_by_mail(envelope, content)
         said = await take_report(
             content,

@@ -228,6 +228,16 @@ async def test_a_stranger_may_report_and_may_not_relay(asking: Make) -> None:
     assert len(await complaints(w)) == 1
 
 
+async def test_our_mailboxes_are_the_same_in_capitals(asking: Make) -> None:
+    w = await asking(trusted="192.0.2.0/24")
+    token = seal(w.sluis.keys, OptOut("acme", "newsletter", ANNA, "REF0000000000000.1"))
+    content = report(f"CFBL-Feedback-ID: {token.replace('.', ':')}\r\n".encode())
+    assert (await tell(w, content, "FBL@FB.News.Acme.Example")).startswith("250 ")
+    assert len(await complaints(w)) == 1
+    asked = f"Subject: unsubscribe {token}\r\n\r\n".encode()
+    assert "opt-out recorded" in await tell(w, asked, "U@fb.news.acme.example")
+
+
 async def test_a_report_shares_its_transaction_with_nobody(asking: Make) -> None:
     w = await asking()
 
