@@ -18,7 +18,7 @@ from proxy.errors import TokenError
 from proxy.feedback.arf import read_report
 from proxy.keys import Keys
 from proxy.replies import Reply
-from proxy.store.model import NewEvent, Store
+from proxy.store.model import Added, NewEvent, Store
 from proxy.tokens import OptOut, open_
 from proxy.web.record import Clock, passes_on
 
@@ -41,7 +41,7 @@ async def take_report(
     telemetry: ComplaintEvents,
     clock: Clock,
 ) -> Reply:
-    """Record what a report complains about; 250 once it is committed, or known, or no complaint.
+    """Record what a report complains about; 250 once it is durable, or known, or no complaint.
 
     Raises `StoreError`, and `KeysError` as `Keys.open` does.
     """
@@ -59,9 +59,9 @@ async def take_report(
             continue
     if not events:
         return Reply(550, "5.6.0", "no valid reference to a mail of ours in the report")
-    new = await store.append(list(events.values()))
-    for optout, is_new in zip(events, new, strict=True):
-        if is_new:
+    for optout, event in events.items():
+        # Like an opt-out: binding beside a store that cannot be written.
+        if await store.oppose(event) is not Added.KNOWN:
             telemetry.complaint()
             log.complaint_recorded(
                 ref=optout.ref, sender=optout.sender, stream=optout.stream, type=report.type

@@ -116,9 +116,11 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Site]:
 
 def test_files_of_the_runbook_are_all_that_matters(sites: tuple[Site, Site]) -> None:
     names = {path.name for path in sites[0].data.iterdir()}
-    for name in names & {"sluis.db", "keys", "instance"}:
+    for name in names & {"sluis.db", "keys", "instance", "suppressions"}:
         assert f"`{name}`" in RUNBOOK.partition("## Backup")[2].partition("## Restore")[0], name
-    assert names <= {"sluis.db", "sluis.db-wal", "sluis.db-shm", "keys", "instance", "lock"}
+    assert names <= {"sluis.db", "sluis.db-wal", "sluis.db-shm", "keys", "instance", "lock"} | {
+        "suppressions"
+    }
 
 
 def test_restored_ledger_gives_the_same_answers(sites: tuple[Site, Site]) -> None:
