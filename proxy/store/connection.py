@@ -26,6 +26,9 @@ BUSY_TIMEOUT = 5000
 #: json_each as a built-in (3.38) and STRICT tables (3.37).
 MINIMUM_SQLITE = (3, 38, 0)
 
+#: Pages in the log from which on a commit folds it itself; `fold.py` comes before it.
+LOG_PAGES = 16_000
+
 #: A checkpointed log is cut back to this many bytes.
 _LOG_SIZE = 64 * 1024 * 1024
 
@@ -85,6 +88,7 @@ def configure(db: sqlite3.Connection, *, read_only: bool = False) -> None:
         "recursive_triggers = ON",  # REPLACE then meets the triggers that forbid DELETE
         f"busy_timeout = {BUSY_TIMEOUT}",
         f"journal_size_limit = {_LOG_SIZE}",
+        f"wal_autocheckpoint = {LOG_PAGES}",
         f"query_only = {'ON' if read_only else 'OFF'}",
     ):
         db.execute(f"PRAGMA {pragma}")

@@ -25,6 +25,7 @@ from proxy.store.beside import Beside, Nothing, Validated
 from proxy.store.claim import Claim
 from proxy.store.codec import micros
 from proxy.store.connection import Connection, trouble
+from proxy.store.fold import Folding
 from proxy.store.group import Batcher, Operation, commit
 from proxy.store.journal import decided, entries
 from proxy.store.lease import Holding, Owner, Recover, Steady
@@ -200,6 +201,7 @@ class SqliteStore:
         self._beside = beside
         self._writes: Batcher[Operation, Any] = Batcher(self._commit, limit=max_group)
         self._reads: Batcher[Asked, Snapshot] = Batcher(self._read, limit=max_group)
+        self._folding = Folding(path, writer, self._failed)
         self._kept: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
@@ -384,6 +386,7 @@ class SqliteStore:
         closed = StoreUnavailable("the store is closed")
         self._writes.stop(closed)
         self._reads.stop(closed)
+        await self._folding.close()
         for connection in (self._pages, self._reader, self._writer):
             await connection.close()
 
@@ -403,6 +406,7 @@ class SqliteStore:
         began = time.perf_counter()
         results, commits = await self._writer.run(partial(self._in_place, operations))
         if commits:
+            self._folding.committed()
             rows = sum(operation.rows for operation in operations)
             self._telemetry.commit(rows, time.perf_counter() - began)
         for operation, result in zip(operations, results, strict=True):

@@ -30,9 +30,10 @@ from store_values import (
 )
 
 from proxy.errors import StoreError
+from proxy.store.fold import EVERY
 from proxy.store.instance import InstanceLock
 from proxy.store.model import Result, Room, Settlement, State, Store, Take
-from proxy.store.sqlite import open_sqlite
+from proxy.store.sqlite import SqliteStore, open_sqlite
 
 
 def say(**words: object) -> None:
@@ -86,6 +87,21 @@ async def once(store: Store) -> None:
     say(step="record")
     await store.append([event("o")])
     say(step="append")
+
+
+async def folds(store: Store) -> None:
+    """Commit until the log is folded beside, and once more when it was; report the last."""
+    assert isinstance(store, SqliteStore)
+    for i in range(EVERY):
+        await store.append([event(f"{os.getpid()}.{i}", person(f"p{i}"))])
+    while (folding := store._folding._task) is not None:
+        await asyncio.wait({folding})
+    try:
+        await store.append([event(f"{os.getpid()}.last")])
+    except StoreError as error:
+        say(folded=EVERY, error=type(error).__name__)
+    else:
+        say(folded=EVERY, error=None)
 
 
 async def hold(store: Store) -> None:
@@ -174,6 +190,7 @@ ACTIONS = {
     "fail": fail,
     "once": once,
     "hold": hold,
+    "folds": folds,
     "capped": capped,
     "owe": owe,
 }
