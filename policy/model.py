@@ -113,8 +113,9 @@ class Via(StrEnum):
     STAFF = "staff"
 
 
-#: An objection that came by one of these was taken by Sluis itself: it blocks also in observe mode.
-TAKEN_HERE = frozenset({Via.ONE_CLICK, Via.PAGE, Via.MAILTO})
+#: An objection that came by one of these was taken by Sluis itself, or recorded in it by somebody
+#: who heard it: it blocks also in observe mode. What another system knew is only imported.
+TAKEN_HERE = frozenset({Via.ONE_CLICK, Via.PAGE, Via.MAILTO, Via.STAFF})
 
 
 class ContactVia(StrEnum):

@@ -177,7 +177,7 @@ async def running(
         census = Census(settings, store=store, packs=packs, telemetry=telemetry)
         background = [
             asyncio.create_task(store.run()),
-            asyncio.create_task(_pulse(settings, health, store, pool, telemetry, clock)),
+            asyncio.create_task(_pulse(settings, health, store, pool, state, telemetry, clock)),
             asyncio.create_task(census.every(_CENSUS, clock)),
             asyncio.create_task(outbox.run()),
             asyncio.create_task(forwarder.run()),
@@ -327,6 +327,7 @@ async def _pulse(
     health: Health,
     store: FallbackStore,
     pool: Pool,
+    outbox: OutboxState,
     telemetry: Telemetry,
     clock: Callable[[], datetime],
 ) -> None:
@@ -347,6 +348,8 @@ async def _pulse(
         telemetry.fallback(records, age)
         if not await asyncio.to_thread(_writable, health.data_dir):
             degraded.add("data_dir")
+        if outbox.refusal() is not None:
+            degraded.add("outbox")  # every MAIL hears 452
         up = pool.up()
         degraded |= {f"upstream {name}" for name, is_up in up.items() if not is_up}
         health.degraded = degraded

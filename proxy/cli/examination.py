@@ -105,6 +105,7 @@ async def _relay(listener: Listener) -> Finding:
     """Try to relay through our own listener from an address that it does not trust."""
     subject = f"relay through {listener.address}"
     tried: list[str] = []
+    busy = ""
     for source in own_addresses():
         if not _is_stranger(source, listener):
             continue
@@ -117,7 +118,13 @@ async def _relay(listener: Listener) -> Finding:
         if taken:
             words = f"OPEN RELAY: from {source}, without AUTH, it takes mail to {taken}"
             return Finding(Verdict.FAILED, subject, words)
-        tried.append(source)
+        if taken is None:
+            busy = source
+        else:
+            tried.append(source)
+    if busy and not tried:
+        words = f"no recipient could be tried from {busy}: every MAIL was refused for now"
+        return Finding(Verdict.UNTRIED, subject, words)
     if tried:
         words = f"refused to strangers ({', '.join(tried)}) in every way tried"
         return Finding(Verdict.OK, subject, words)
@@ -125,15 +132,21 @@ async def _relay(listener: Listener) -> Finding:
     return Finding(Verdict.UNTRIED, subject, words)
 
 
-async def _taken(dialogue: _Dialogue) -> str:
-    """The first recipient that was accepted; "" for none. No message is ever sent."""
+async def _taken(dialogue: _Dialogue) -> str | None:
+    """The first recipient that was accepted; "" for none, None where every `MAIL` was put off.
+
+    No message is ever sent.
+    """
+    answered = False
     for sender, recipient in attempts(dialogue.hostname):
-        if (await dialogue.say(f"MAIL FROM:<{sender}>"))[0] == 250:
+        code, _ = await dialogue.say(f"MAIL FROM:<{sender}>")
+        answered |= not 400 <= code < 500
+        if code == 250:
             code, _ = await dialogue.say(f"RCPT TO:<{recipient}>")
             if 200 <= code < 300:
                 return recipient
         await dialogue.say("RSET")
-    return ""
+    return "" if answered else None
 
 
 def _is_stranger(source: str, listener: Listener) -> bool:

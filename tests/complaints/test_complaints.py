@@ -264,7 +264,7 @@ async def test_a_store_in_trouble_loses_no_complaint(asking: Make) -> None:
     async def merged() -> bool:
         with closing(sqlite3.connect(path)) as db:
             query = "SELECT count(*) FROM event WHERE type = 'complaint'"
-            return db.execute(query).fetchone() == (1,)
+            return bool(db.execute(query).fetchone() == (1,))
 
     await until(merged)
     assert (await tell(w, report(one))).startswith("250 2.0.0 complaint recorded")

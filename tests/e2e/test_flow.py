@@ -273,6 +273,9 @@ async def test_observe_changes_no_reply_and_blocks_only_our_own_opt_outs(world: 
     await w.know(HANS, "objection", scope="marketing", via="one-click", days=0)
     reply = await w.send(HANS, original, stream="watched")
     assert reply.startswith("550 5.7.1 suppressed"), reply
+    await w.know(BRAM, "objection", scope="marketing", via="staff", days=0)  # `consent object`
+    reply = await w.send(BRAM, original, stream="watched")
+    assert reply.startswith("550 5.7.1 suppressed"), reply
 
 
 @pytest.mark.parametrize("other", [("objection", {"scope": "marketing", "via": "form"}),

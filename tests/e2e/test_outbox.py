@@ -267,6 +267,11 @@ async def test_a_full_outbox_takes_no_mail_for_now(world: Make) -> None:
         return reply.startswith("452 4.3.1 the outbox is full")
 
     await until(full)
+
+    async def told() -> bool:
+        return "outbox" in w.sluis.health.degraded
+
+    await until(told)
     w.sink.say(b"250 2.0.0 taken\r\n")
 
     async def taken() -> bool:

@@ -71,7 +71,7 @@ CONTENT = (
     b"Acme Schoenen B.V.\r\nUnsubscribe: mailto:privacy@acme.example?subject=unsubscribe\r\n"
 )
 RECIPIENTS = ["anna@example.nl", "anna+shop@example.nl", "bram@example.nl"]
-OWN = {m.Via.ONE_CLICK, m.Via.PAGE, m.Via.MAILTO}
+OWN = {m.Via.ONE_CLICK, m.Via.PAGE, m.Via.MAILTO, m.Via.STAFF}
 
 _TEMPORARY = tempfile.TemporaryDirectory()
 _DIRECTORY = Path(_TEMPORARY.name)

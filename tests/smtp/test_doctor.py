@@ -13,12 +13,13 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from front_door import Door, front_door, settings_for
+from front_door import Door, RecordingGate, front_door, settings_for
 
 from proxy.cli import doctor as command
 from proxy.cli import examination as doctor
 from proxy.cli.examination import Finding, Verdict
 from proxy.config import Limits, Listener, Settings, Upstream
+from proxy.replies import Reply
 from proxy.sink import Sink
 
 LOCAL = ("127.0.0.0/8",)
@@ -79,6 +80,14 @@ def test_what_cannot_be_tried_is_not_taken_for_good(monkeypatch: pytest.MonkeyPa
         found = look(asked(door.port, trusted_networks=LOCAL))["relay through"]
         assert found.verdict is Verdict.UNTRIED
         assert door.gate.mails == []
+
+
+def test_a_relay_that_puts_everybody_off_was_not_tried() -> None:
+    gate = RecordingGate(on_mail=lambda _: Reply(452, "4.3.1", "the outbox is full, try again"))
+    with front_door(gate=gate, trusted=False) as door:
+        found = look(asked(door.port))["relay through"]
+        assert found.verdict is Verdict.UNTRIED
+        assert "every MAIL was refused for now" in found.words
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
