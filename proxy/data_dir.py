@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from proxy.config import Settings
-from proxy.errors import ConfigError, StoreUnavailable
+from proxy.errors import ConfigError, KeysError, StoreUnavailable
 from proxy.keys import Keys, load_keys
 from proxy.store.instance import prepare
 
@@ -63,12 +65,39 @@ def open_keys(settings: Settings, *, create: bool) -> Keys:
     """The keys; made only where there is no ledger yet: under new keys no opt-out is found."""
     file = settings.http.keys_file
     if file is not None and not file.exists():
+        first = (
+            ""
+            if _used(settings)
+            else "; if there never was one, start once without http.keys_file and move "
+            f"{settings.server.data_dir / 'keys'} there"
+        )
         raise ConfigError(
             [
                 f"{settings.source}: http.keys_file: there is no {file}; put back the copy you "
-                "kept; if there never was one, start once without http.keys_file and move "
-                f"{settings.server.data_dir / 'keys'} there"
+                f"kept{first}"
             ]
         )
     fresh = create and not settings.store.sqlite_path(settings.server.data_dir).exists()
-    return load_keys(keys_path(settings), create=fresh and file is None)
+    with no_new_keys(settings):
+        return load_keys(keys_path(settings), create=fresh and file is None)
+
+
+@contextmanager
+def no_new_keys(settings: Settings) -> Iterator[None]:
+    """Where the key file is missed on a `data_dir` in use, say what finds its opt-outs again."""
+    try:
+        yield
+    except KeysError as error:
+        if not isinstance(error.__cause__, FileNotFoundError) or not _used(settings):
+            raise
+        raise KeysError(
+            f"{keys_path(settings)}: there is none, and under new keys no opt-out on record is "
+            "found; put back the copy you kept, or name the file that the other relays on this "
+            "store use by http.keys_file"
+        ) from error
+
+
+def _used(settings: Settings) -> bool:
+    data_dir = settings.server.data_dir
+    known = (data_dir / "instance", settings.store.sqlite_path(data_dir))
+    return any(os.path.exists(path) for path in known)  # noqa: PTH110  never raises

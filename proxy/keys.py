@@ -283,7 +283,7 @@ def _unusable(path: Path, fault: OSError) -> KeysError:
     words = fault.strerror or type(fault).__name__
     if fault.errno == errno.ENOENT:
         remedy = (
-            "put back the copy you kept, or start `sluis serve` once to make new keys"
+            "put back the copy you kept; where nothing was recorded yet, `sluis serve` makes it"
             if path.parent.is_dir()
             else f"make the directory {path.parent} first"
         )

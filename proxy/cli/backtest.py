@@ -63,7 +63,7 @@ async def _backtest(
     json: bool,
 ) -> None:
     async with open_ledger(config) as ledger:
-        tried = load(settings) if settings is not None else ledger.settings
+        tried = load(settings, files=False) if settings is not None else ledger.settings
         if stream is not None:
             stream_of(ledger.settings, stream)
         backtest = Backtest(tried, packs_of(packs_dir or tried.policy.packs_dir))

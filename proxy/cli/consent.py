@@ -93,25 +93,29 @@ async def _record(
     row: dict[str, object], config: Path | None, sender: str | None, at: str | None
 ) -> None:
     from proxy.cli.explaining import stream_of
-    from proxy.cli.ledger import open_ledger
+    from proxy.cli.ledger import not_recorded, open_ledger
     from proxy.clock import utc_now
+    from proxy.errors import StoreError
     from proxy.imports import Options, RowError, entry_of
 
-    async with open_ledger(config, create=True) as ledger:
-        if "stream" in row:
-            stream_of(ledger.settings, str(row["stream"]))
-        row["sender"] = sender or _only_sender(ledger)
-        row["at"] = at or utc_now().isoformat()
-        options = Options(
-            senders=frozenset(s.id for s in ledger.settings.senders),
-            imported=False,
-            subaddress=ledger.settings.policy.subaddress,
-        )
-        entry = entry_of(1, row, options, ledger.keys, utc_now)
-        if isinstance(entry, RowError):
-            raise typer.BadParameter(f"{entry.column}: {entry.reason}")
-        attributes = [entry.attributes] if entry.attributes else []
-        [new] = await ledger.store.append([entry.event], attributes)
+    try:
+        async with open_ledger(config, create=True) as ledger:
+            if "stream" in row:
+                stream_of(ledger.settings, str(row["stream"]))
+            row["sender"] = sender or _only_sender(ledger)
+            row["at"] = at or utc_now().isoformat()
+            options = Options(
+                senders=frozenset(s.id for s in ledger.settings.senders),
+                imported=False,
+                subaddress=ledger.settings.policy.subaddress,
+            )
+            entry = entry_of(1, row, options, ledger.keys, utc_now)
+            if isinstance(entry, RowError):
+                raise typer.BadParameter(f"{entry.column}: {entry.reason}")
+            attributes = [entry.attributes] if entry.attributes else []
+            [new] = await ledger.store.append([entry.event], attributes)
+    except StoreError as error:
+        raise not_recorded(error) from error
     typer.echo("recorded" if new else "was on record already")
 
 

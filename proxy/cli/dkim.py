@@ -14,7 +14,7 @@ import typer
 from proxy import config as configuration
 from proxy.config import DkimKey, Settings
 from proxy.config.signing import PrivateKey
-from proxy.errors import ConfigError, SluisError
+from proxy.errors import ConfigError, KeysError, SluisError
 
 app = typer.Typer(help="Signing keys: make one, compare all with their DNS records.")
 
@@ -71,9 +71,13 @@ def generate(
         typer.echo(orjson.dumps(made, option=orjson.OPT_INDENT_2).decode())
         return
     typer.echo(dkim_record.zone_line(domain, selector, key))
+    flag, kind = ("--rsa", "RSA") if ed25519 else ("--ed25519", "Ed25519")
+    other = f"Best have a key of each kind: {flag} makes the {kind} one, under another selector."
     typer.echo(
-        f"wrote {path}\nPublish the record, wait until `sluis dkim check` finds it, then add:\n"
-        f'[[dkim.keys]]\ndomain = "{domain}"\nselector = "{selector}"\nkey_file = "{path}"',
+        f"wrote {path}\n1. Publish the record.\n2. Add the key to the configuration:\n"
+        f'[[dkim.keys]]\ndomain = "{domain}"\nselector = "{selector}"\nkey_file = "{path}"\n'
+        "3. Once `sluis dkim check` says that it matches, restart `sluis serve`: it signs then.\n"
+        f"{other}",
         err=True,
     )
 
@@ -94,7 +98,7 @@ def check(
     """Compare each key with its record: exit 0 if all match, 1 if one does not, 69 without DNS."""
     raise typer.Exit(
         compare(
-            configuration.load(config),
+            configuration.load(config, files=False),
             domain=domain,
             selector=selector,
             record=record,
@@ -123,7 +127,10 @@ def compare(
         raise ConfigError([f"{settings.source}: dkim.keys: has no such key; see docs/dkim.md"])
     if record is not None and len(keys) > 1:
         raise typer.BadParameter("is for one key: name it by --domain and --selector")
-    found = [_found(key, record, lookup) for key in keys]
+    try:
+        found = [_found(key, record, lookup) for key in keys]
+    except KeysError as error:
+        raise ConfigError([f"{settings.source}: dkim.keys: {error}"]) from error
     if json:
         typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     for item in [] if json else found:
@@ -155,7 +162,13 @@ def _found(
     from proxy.config.signing import algorithm_of, read_private_key
     from proxy.message import dkim_record
 
-    private = read_private_key(key.key_file)
+    try:
+        private = read_private_key(key.key_file)
+    except KeysError as error:
+        raise KeysError(
+            f"{key.key_file} {error}; put back the one whose record is published, or make one with "
+            "`sluis dkim generate`, readable for this user only"
+        ) from error
     name = dkim_record.name(key.domain, key.selector)
     result, problems = "matches", []
     try:

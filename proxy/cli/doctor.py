@@ -15,7 +15,7 @@ from proxy.cli.examination import Finding, Verdict, examine
 
 def run(config: Path | None, *, json: bool) -> int:
     """Print each finding as it comes; 1 when one failed."""
-    settings = configuration.load(config)
+    settings = configuration.load(config, files=False)
     found: list[Finding] = []
 
     async def work() -> None:

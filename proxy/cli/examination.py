@@ -20,7 +20,7 @@ from cryptography import x509
 
 from proxy.config import Listener, Settings
 from proxy.delivery.upstream import Pool
-from proxy.errors import UpstreamUnavailable
+from proxy.errors import ConfigError, UpstreamUnavailable
 from proxy.smtp.limits import read_peer, trusted_network
 
 _PATIENCE = 10.0  # seconds for each answer
@@ -265,7 +265,11 @@ class _Quiet:
 async def _upstreams(settings: Settings) -> AsyncIterator[Finding]:
     for upstream in settings.upstreams:
         subject = f"upstream {upstream.name}"
-        pool = Pool([upstream], hostname=settings.server.hostname, telemetry=_Quiet())
+        try:
+            pool = Pool([upstream], hostname=settings.server.hostname, telemetry=_Quiet())
+        except ConfigError as error:  # its ca_file, which the one that runs may have read before
+            yield Finding(Verdict.FAILED, subject, str(error))
+            continue
         try:
             async with pool.connection() as connection:
                 lacks = [n for n in _WISHED if not connection.supports(n)]

@@ -13,8 +13,9 @@ import orjson
 import typer
 
 from policy.model import Objection, OptIn
-from proxy.cli.ledger import Ledger, open_ledger, open_to_try
+from proxy.cli.ledger import Ledger, not_recorded, open_ledger, open_to_try
 from proxy.clock import utc_now
+from proxy.errors import StoreError
 from proxy.imports import Entry, FileError, Options, RowError, read_entries
 from proxy.store.model import Store
 
@@ -72,25 +73,30 @@ async def _import(
 ) -> int:
     tally = Tally()
     opened = open_to_try(config) if dry_run else open_ledger(config, create=True)
-    async with opened as ledger:
-        ids = frozenset(s.id for s in ledger.settings.senders)
-        if sender is not None and sender not in ids:
-            raise typer.BadParameter(
-                f"no sender {sender!r} in {ledger.settings.source}", param_hint="--sender"
+    try:
+        async with opened as ledger:
+            ids = frozenset(s.id for s in ledger.settings.senders)
+            if sender is not None and sender not in ids:
+                raise typer.BadParameter(
+                    f"no sender {sender!r} in {ledger.settings.source}", param_hint="--sender"
+                )
+            options = Options(
+                senders=ids,
+                sender=sender or (next(iter(ids)) if len(ids) == 1 else None),
+                columns=pairs[0],
+                preset=pairs[1],
+                timezone=zone,
+                subaddress=ledger.settings.policy.subaddress,
             )
-        options = Options(
-            senders=ids,
-            sender=sender or (next(iter(ids)) if len(ids) == 1 else None),
-            columns=pairs[0],
-            preset=pairs[1],
-            timezone=zone,
-            subaddress=ledger.settings.policy.subaddress,
-        )
-        try:
-            await _read_all(file, options, ledger, tally, dry_run)
-        except FileError as error:
-            typer.echo(f"{file}: {error}", err=True)
-            tally.readable = False
+            try:
+                await _read_all(file, options, ledger, tally, dry_run)
+            except FileError as error:
+                typer.echo(f"{file}: {error}", err=True)
+                tally.readable = False
+    except StoreError as error:
+        if dry_run:
+            raise
+        raise not_recorded(error, tally.new + tally.known) from error
     _report(file, tally, dry_run=dry_run, json=json)
     return os.EX_DATAERR if tally.errors or not tally.readable else 0
 

@@ -30,11 +30,14 @@ def rotate(
 ) -> None:
     """Add a key, which seals new links after the restart; old links open as before."""
     from proxy.config import load
-    from proxy.data_dir import keys_path
+    from proxy.data_dir import keys_path, no_new_keys
     from proxy.keys import rotate as add
 
-    path = keys_path(load(config))
+    settings = load(config, files=False)
+    path = keys_path(settings)
+    with no_new_keys(settings):
+        added = add(path)
     typer.echo(
-        f"{path}: {add(path)} added; copy the file to a safe place and to every replica, then "
+        f"{path}: {added} added; copy the file to a safe place and to every replica, then "
         "restart sluis serve"
     )

@@ -35,7 +35,7 @@ def healthcheck(config: Path | None, url: str | None) -> int:
     if url is None:
         from proxy.config import load
 
-        host, _, port = load(config).http.admin.rpartition(":")
+        host, _, port = load(config, files=False).http.admin.rpartition(":")
         if host in ("0.0.0.0", "[::]"):  # noqa: S104  listens everywhere, so ask ourselves
             host = "127.0.0.1"
         url = f"http://{host}:{port}/readyz"

@@ -3,6 +3,9 @@
 `load` gives frozen `Settings` or raises `ConfigError` with *all* problems, each one line with file,
 key, what is wrong and the remedy. Nothing is fetched or listened on; files that the configuration
 names (certificates, secrets) are read.
+
+Who serves needs them all. A command that does not serve loads without `files`: a certificate that
+is half renewed must not stop an objection from being recorded, or the health from being asked.
 """
 
 from __future__ import annotations
@@ -94,16 +97,19 @@ def find_config(explicit: Path | None, env: Mapping[str, str] | None = None) -> 
     raise ConfigError([f"{SYSTEM_CONFIG}: not found; name the file with --config or $SLUIS_CONFIG"])
 
 
-def load(path: Path | None, env: Mapping[str, str] | None = None) -> Settings:
+def load(
+    path: Path | None, env: Mapping[str, str] | None = None, *, files: bool = True
+) -> Settings:
     """The settings of `path` under the environment (`os.environ` unless given).
 
     None looks for the file as `find_config` does; with no file anywhere, `SLUIS_*` variables alone
-    may do. Raises `ConfigError` with every problem.
+    may do. Without `files`, those that only a serving process uses (certificates, `ca_file`, keys
+    that sign, `dkim.records_dir`) are not looked at. Raises `ConfigError` with every problem.
     """
-    return read(path, env).settings
+    return read(path, env, files=files).settings
 
 
-def read(path: Path | None, env: Mapping[str, str] | None = None) -> Loaded:
+def read(path: Path | None, env: Mapping[str, str] | None = None, *, files: bool = True) -> Loaded:
     """Like `load`, with the source of each value (for `sluis check --show`)."""
     env = os.environ if env is None else env
     draft = Draft(_place(path, env))
@@ -117,7 +123,7 @@ def read(path: Path | None, env: Mapping[str, str] | None = None) -> Loaded:
     read_secrets(draft)
     _inherit(draft)
     sections = validate(draft)
-    for key, what, remedy in findings(parts(draft, sections)):
+    for key, what, remedy in findings(parts(draft, sections), files=files):
         draft.add(key, what, remedy)
     if draft.problems:
         raise ConfigError(draft.problems)

@@ -29,7 +29,13 @@ from proxy.config.models import (
     Upstream,
 )
 from proxy.config.secrets import usable_hash
-from proxy.config.signing import algorithm_of, organisational, owners, read_private_key
+from proxy.config.signing import (
+    ALGORITHMS,
+    algorithm_of,
+    organisational,
+    owners,
+    read_private_key,
+)
 from proxy.config.timing import before_the_dot
 from proxy.config.values import is_loopback
 from proxy.errors import KeysError
@@ -65,16 +71,16 @@ class Parts:
     counts: Mapping[str, int]
 
 
-def findings(parts: Parts) -> Iterator[Finding]:
-    """All problems between values, section by section."""
+def findings(parts: Parts, *, files: bool) -> Iterator[Finding]:
+    """All problems between values, section by section; with `files`, also what those named hold."""
     yield from _present(parts)
     for n, listener in parts.listeners.items():
-        yield from _listener(f"listeners.{n}", listener, parts)
+        yield from _listener(f"listeners.{n}", listener, parts, files)
     yield from _doubles(
         "listeners", "address", [(n, x.address) for n, x in parts.listeners.items()]
     )
     for n, upstream in parts.upstreams.items():
-        yield from _upstream(f"upstreams.{n}", upstream, parts)
+        yield from _upstream(f"upstreams.{n}", upstream, parts, files)
     yield from _doubles(
         "upstreams", "address", [(n, x.address) for n, x in parts.upstreams.items()]
     )
@@ -89,7 +95,7 @@ def findings(parts: Parts) -> Iterator[Finding]:
     yield from _delivery(parts)
     yield from _limits(parts)
     yield from _caps(parts)
-    yield from _dkim(parts)
+    yield from _dkim(parts, files)
     packs = parts.policy.packs_dir if parts.policy else None
     if packs is not None and not packs.is_dir():
         yield "policy.packs_dir", "is no directory", "name one with packs (*.toml), or remove it"
@@ -124,12 +130,12 @@ def _reference(key: str, id_: str | None, known: frozenset[str], table: str) -> 
         yield key, f'there is no [[{table}]] with id "{id_}"', f"use one of: {ids}"
 
 
-def _listener(key: str, listener: Listener, parts: Parts) -> Iterator[Finding]:
+def _listener(key: str, listener: Listener, parts: Parts, files: bool) -> Iterator[Finding]:
     yield from _reference(f"{key}.stream", listener.stream, parts.stream_ids, "streams")
     if listener.stream and listener.may_set_stream:
         remedy = "remove stream, or may_set_stream"
         yield f"{key}.may_set_stream", "contradicts stream, which forces one", remedy
-    yield from _certificate(key, listener)
+    yield from _certificate(key, listener, files)
     if listener.auth == "none" and not listener.trusted_networks:
         remedy = 'set trusted_networks, or auth = "required" with tls and credentials'
         yield f"{key}.trusted_networks", "nobody may send mail here", remedy
@@ -143,7 +149,7 @@ def _listener(key: str, listener: Listener, parts: Parts) -> Iterator[Finding]:
         yield f"{key}.auth", "there are no credentials to check", remedy
 
 
-def _certificate(key: str, listener: Listener) -> Iterator[Finding]:
+def _certificate(key: str, listener: Listener, files: bool) -> Iterator[Finding]:
     given = {"certificate": listener.certificate, "key": listener.key}
     if listener.tls == "none":
         for name, path in given.items():
@@ -151,12 +157,12 @@ def _certificate(key: str, listener: Listener) -> Iterator[Finding]:
                 remedy = f'set tls = "starttls" or "implicit", or remove {name}'
                 yield f"{key}.{name}", 'is not used while tls is "none"', remedy
         return
-    sound = True
+    sound = files
     for name, path in given.items():
         if path is None:
             sound = False
             yield f"{key}.{name}", f'is missing with tls = "{listener.tls}"', "name the PEM file"
-        elif problem := _unreadable(path):
+        elif files and (problem := _unreadable(path)):
             sound = False
             yield f"{key}.{name}", problem, "name a PEM file that this user can read"
     if sound and listener.certificate:
@@ -178,7 +184,7 @@ def _unreadable(path: Path) -> str:
     return ""
 
 
-def _upstream(key: str, upstream: Upstream, parts: Parts) -> Iterator[Finding]:
+def _upstream(key: str, upstream: Upstream, parts: Parts, files: bool) -> Iterator[Finding]:
     if upstream.port == 0:
         yield f"{key}.address", "has no port", "write the relay's port, such as 25 or 587"
     for listener in parts.listeners.values():
@@ -200,7 +206,7 @@ def _upstream(key: str, upstream: Upstream, parts: Parts) -> Iterator[Finding]:
     if upstream.username and upstream.tls == "none" and not is_loopback(upstream.host):
         remedy = 'set tls = "starttls" or "implicit"'
         yield f"{key}.tls", "the password would cross the network in clear", remedy
-    if upstream.ca_file is not None and (problem := _unreadable(upstream.ca_file)):
+    if files and upstream.ca_file is not None and (problem := _unreadable(upstream.ca_file)):
         yield f"{key}.ca_file", problem, "name a PEM file with the authority's certificate"
 
 
@@ -266,11 +272,11 @@ def _credential(key: str, credential: Credential, parts: Parts) -> Iterator[Find
         yield f"{key}.password_hash", "is no Argon2 hash", remedy
 
 
-def _dkim(parts: Parts) -> Iterator[Finding]:
+def _dkim(parts: Parts, files: bool) -> Iterator[Finding]:
     if parts.dkim is None:
         return
     records = parts.dkim.records_dir
-    if records is not None and not records.is_dir():
+    if files and records is not None and not records.is_dir():
         remedy = "name one with records (selector._domainkey.domain), or remove it"
         yield "dkim.records_dir", "is no directory", remedy
     if records is None and parts.dkim.verify == "files":
@@ -288,6 +294,10 @@ def _dkim(parts: Parts) -> Iterator[Finding]:
         if other != n:
             what = f'"{entry.selector}" is also that of dkim.keys.{other}'
             yield f"{key}.selector", what, "give each key of a domain its own selector"
+        kinds = held.setdefault(entry.domain, set())
+        if not files:
+            kinds.update([entry.algorithm] if entry.algorithm else ALGORITHMS)
+            continue
         try:
             algorithm = algorithm_of(read_private_key(entry.key_file))
         except KeysError as error:
@@ -296,10 +306,10 @@ def _dkim(parts: Parts) -> Iterator[Finding]:
             continue
         if entry.algorithm not in (None, algorithm):
             yield f"{key}.algorithm", f"the file holds another kind: {algorithm}", "correct it"
-        held.setdefault(entry.domain, set()).add(algorithm)
+        kinds.add(algorithm)
     for n, upstream in parts.upstreams.items():
         for name, algorithms in held.items():
-            if algorithms.isdisjoint(upstream.dkim_keys):
+            if algorithms and algorithms.isdisjoint(upstream.dkim_keys):
                 remedy = f"make a key of that kind for {name}, or allow the other here"
                 yield f"upstreams.{n}.dkim_keys", f"leaves {name} without a key", remedy
 

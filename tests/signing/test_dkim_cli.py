@@ -41,6 +41,9 @@ def test_generate_writes_a_key_and_prints_its_record(
     assert all(len(part) <= 255 for part in told.split('"')[1::2])
     assert f"k={kind};" in told
     assert f'key_file = "{path}"' in err
+    order = [err.index(word) for word in ("Publish", "[[dkim.keys]]", "dkim check", "restart")]
+    assert order == sorted(order)  # `check` compares the keys that are configured
+    assert ("--ed25519 makes" if kind == "rsa" else "--rsa makes") in err
     before = path.read_bytes()
     assert run("generate", "acme.example", "--selector", "s1", flag, "--out", str(out)) == 73
     assert path.read_bytes() == before
@@ -177,3 +180,14 @@ def test_check_against_a_text(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(*arguments, "--selector", "e1") == 1
     assert run(*arguments) == 64
     assert run("check", "-c", str(config), "--domain", "other.example") == 78
+
+
+def test_check_needs_the_keys_it_compares_and_no_others(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "e1.pem").write_text("half a renewal")
+    arguments = ("check", "-c", str(config), "--record", record(RSA))
+    assert run(*arguments, "--selector", "s1") == 0
+    assert run(*arguments, "--selector", "e1") == 78
+    err = capsys.readouterr().err
+    assert f"{config.parent / 'e1.pem'} holds no private key in PEM form; put back" in err

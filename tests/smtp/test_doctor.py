@@ -138,8 +138,18 @@ async def test_an_upstream_and_what_it_lacks() -> None:
     assert all(word in said for word in ("SMTPUTF8", "DSN", "PIPELINING", "takes 1000 octets"))
 
 
+def test_a_broken_authority_file_fails_its_upstream_only(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("half a renewal")
+    with front_door(trusted=False) as door:
+        broken = Upstream(address="127.0.0.1:9", ca_file=tmp_path / "ca.pem")
+        found = look(asked(door.port, broken))
+    assert found["listener"].verdict is Verdict.OK
+    assert found["upstream"].verdict is Verdict.FAILED
+    assert "ca_file" in found["upstream"].words
+
+
 def run(door: Door, monkeypatch: pytest.MonkeyPatch, *, json: bool) -> int:
-    monkeypatch.setattr("proxy.config.load", lambda _: asked(door.port))
+    monkeypatch.setattr("proxy.config.load", lambda _, **__: asked(door.port))
     return command.run(None, json=json)
 
 
