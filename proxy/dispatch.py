@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from proxy import log
-from proxy.answer import End, Ending
+from proxy.answer import End, Ending, answer
 from proxy.config import Settings
 from proxy.config.timing import before_the_dot
 from proxy.content import Piece
@@ -37,7 +37,7 @@ from proxy.owed import body_of
 from proxy.replies import Reply, our_fault
 from proxy.resend import Resender
 from proxy.store.model import Fate, Reattempt, Result, RowFate, Settlement, State, Store
-from proxy.telemetry import Telemetry
+from proxy.telemetry import LOST, Telemetry
 from proxy.turn import Turn
 
 #: A newer event may overtake a decision; each round reads it. More than this many in a row is our
@@ -195,10 +195,14 @@ class Dispatch:
     def counted(self, mail: Mail, turn: Turn) -> list[Ending]:
         """The endings of all recipients; what is owed counts when it ends."""
         endings = turn.endings()
+        told = turn.told or (bool(endings) and answer(mail.ref, endings).positive)
         for fate, ending in zip(sorted(turn.fates.values(), key=_number), endings, strict=True):
             if fate.fate is Fate.ANSWERED:
                 log.message_answered(ref=mail.ref, first=fate.ref)
                 self._telemetry.message(mail.stream.id, "answered")
+            elif ending.end is End.FAILED and told:
+                log.message_failed(ref=mail.ref, n=fate.n, stream=mail.stream.id, why="refused")
+                self._telemetry.message(mail.stream.id, LOST)
             elif ending.end is not End.QUEUED:
                 self._telemetry.message(mail.stream.id, ending.end.value)
         return endings

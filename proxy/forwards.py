@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from proxy import log
 from proxy.config import Settings
@@ -101,7 +101,7 @@ class Forwarder:
         self._schedule = schedule(delivery.retry_first, delivery.retry_longest, {})
         self._signer = Signer(1)
         self._own = OwnMail(settings, keys=keys, signer=self._signer)
-        self._own_host = host_of(settings.http.public_url)
+        self._public_url = settings.http.public_url
         self._peace = delivery.retry_first.total_seconds()
         self._failures: dict[str, tuple[int, float]] = {}  # in a row, and when the last was
         self._running: dict[int, tuple[str, asyncio.Task[None]]] = {}
@@ -190,9 +190,9 @@ class Forwarder:
             await self._end(forward, Answer(Outcome.NEVER, f"not taken in time{last}"), late=True)
         elif forward.by == "mail":
             await self._mail(forward)
-        elif (host := host_of(forward.uri)) == self._own_host:
+        elif leads_here(forward.uri, self._public_url):
             await self._end(forward, Answer(Outcome.NEVER, "a link of our own"))
-        elif self._in_peace(host):
+        elif self._in_peace(host := host_of(forward.uri)):
             await self._put_off(forward)
         elif (begun := await self._begin(forward)) is not None:
             answer = await self._one_click.post(forward.uri)
@@ -338,3 +338,35 @@ def host_of(uri: str) -> str:
         return (urlsplit(uri).hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def leads_here(uri: str, public_url: str) -> bool:
+    """Whether an https URI is a link of ours: the host of `public_url`, whatever the port, and a
+    path below its `/u/`, in every spelling that a server may read so. In doubt it is.
+    """
+    if host_of(uri) != host_of(public_url):
+        return False
+    base = "/".join(["", *_segments(f"{urlsplit(public_url).path}/u/")])
+    path = urlsplit(uri).path
+    readings = (_segments(path), _resolved(_segments(path)))
+    return any("/".join(["", *segments]).startswith(base) for segments in readings)
+
+
+def _segments(path: str) -> list[str]:
+    """The segments of a path, decoded to the end, without parameters (RFC 3986 3.3) and case, and
+    without empty ones but the last."""
+    while (decoded := unquote(path)) != path:
+        path = decoded
+    plain = [part.partition(";")[0] for part in path.replace("\\", "/").split("/")]
+    return [part.casefold() for part in plain[:-1] if part] + [plain[-1].casefold()]
+
+
+def _resolved(segments: list[str]) -> list[str]:
+    """Without dot segments (RFC 3986 5.2.4)."""
+    found: list[str] = []
+    for part in segments:
+        if part == "..":
+            del found[-1:]
+        elif part != ".":
+            found.append(part)
+    return found

@@ -200,7 +200,9 @@ class Gate:
             # A result or a new decision came just now: what follows from it is the answer.
             done, _ = await asyncio.wait({task}, timeout=_GRACE)
             return task.result() if done else late
-        return answer(ref, turn.endings())
+        reply = answer(ref, turn.endings())
+        turn.told = reply.positive
+        return reply
 
     async def drain(self) -> None:
         """Wait until every transaction in progress has its outcome."""

@@ -399,6 +399,20 @@ def message_held(*, ref: str, n: int) -> None:
     _limited("warning", "message.held", (), _REFUSALS, ref=ref, n=n)
 
 
+def message_failed(*, ref: str, n: int, stream: str, why: str) -> None:
+    """Mail that was answered 250 goes to nobody: expired, dropped (by hand) or refused (5xx)."""
+    _limited(
+        "warning",
+        "message.failed",
+        (stream, why),
+        _REFUSALS,
+        ref=ref,
+        n=n,
+        stream=stream,
+        why=why,
+    )
+
+
 def attempts_recovered(*, count: int) -> None:
     """Attempts were ended as unknown because their process died or let its lease run out."""
     _out.warning("attempts.recovered", count=count)

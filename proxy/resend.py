@@ -46,7 +46,7 @@ from proxy.store.model import (
     Store,
     Take,
 )
-from proxy.telemetry import Telemetry
+from proxy.telemetry import LOST, Telemetry
 
 #: A newer event may overtake a decision; each round reads it.
 _ROUNDS = 8
@@ -86,8 +86,8 @@ class Owing:
         known = Class(stream, Category(submission.category), submission.class_source, null=null)
         return await self._reader.read(envelope, owed.body.content, known)
 
-    async def drop(self, owed: Owed, reply: str) -> bool:
-        """End a row unsent, by hand or by expiry, and tell its submitter; False if it moved on.
+    async def drop(self, owed: Owed, reply: str, why: str) -> bool:
+        """End a row unsent, and tell its submitter; False if it moved on. `why` is for the log.
 
         Raises `StoreError`.
         """
@@ -117,7 +117,11 @@ class Owing:
             notice=notice,
         )
         [fate] = (await self._store.take(take)).fates
-        return fate.fate is Fate.RECORDED
+        if fate.fate is not Fate.RECORDED:
+            return False
+        submission = owed.submission
+        log.message_failed(ref=submission.ref, n=owed.n, stream=submission.stream, why=why)
+        return True
 
 
 class Resender:
@@ -195,7 +199,7 @@ class Resender:
         expiry = self._settings.delivery.expiry
         if owed.submission.received_at + expiry <= self._clock():
             last = f"; the last answer was: {owed.reply}" if owed.reply else ""
-            await self._drop(owed, f"451 4.4.7 not delivered in time{last}")
+            await self._drop(owed, f"451 4.4.7 not delivered in time{last}", "expired")
             return Tried.DONE
         if owed.state is State.HELD:
             return Tried.DONE  # a person decides
@@ -319,19 +323,20 @@ class Resender:
         )
         notice = await self._notices.about(mail, [lost])
         if await self._store.settle(Settlement(outcomes=(outcome,), notice=notice, at=now)):
-            self._telemetry.message(mail.stream.id, End.FAILED.value)
+            log.message_failed(ref=mail.ref, n=case.n, stream=mail.stream.id, why="refused")
+            self._telemetry.message(mail.stream.id, LOST)
 
     async def _refused(self, owed: Owed, reply: Reply) -> None:
         """Today's configuration refuses the mail as a whole."""
         if not reply.temporary:
-            await self._drop(owed, str(reply))
+            await self._drop(owed, str(reply), "refused")
             return
         wait = self._clock() + self._settings.delivery.retry_longest
         await self._store.take(self._take(owed, State.WAITING, reply=str(reply), next_try=wait))
 
-    async def _drop(self, owed: Owed, reply: str) -> None:
-        if await self._owing.drop(owed, reply):
-            self._telemetry.message(owed.submission.stream, End.FAILED.value)
+    async def _drop(self, owed: Owed, reply: str, why: str) -> None:
+        if await self._owing.drop(owed, reply, why):
+            self._telemetry.message(owed.submission.stream, LOST)
 
     async def _postpone(self, due: Due) -> None:
         """After our own trouble: not again at once."""

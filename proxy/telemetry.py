@@ -28,7 +28,12 @@ from proxy.meters import OTHER, Counters, Histogram, Labels
 
 NONE = "none"
 
-OUTCOMES = ("relayed", "blocked", "deferred", "failed", "returned", "unknown", "answered")
+OUTCOMES = (
+    "relayed", "blocked", "deferred", "failed", "lost", "returned", "unknown", "answered",
+)  # fmt: skip
+
+#: Failed though its client was told 250.
+LOST = "lost"
 PROMOTION = (
     *("any", "discount", "voucher", "shopping", "urgency", "newsletter", "opt_out", "list_fields"),
     "solicitation",

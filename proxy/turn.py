@@ -37,9 +37,9 @@ class Turn:
 
     `open` are the attempts without a result; `held` the outcomes that are not written yet;
     `put_off` the rows of those whom a decision deferred, each with the time until which;
-    `promised` that the client may have been told `250 queued`; `closing` that the last results are
-    being written; `last` the instant, of a monotonic clock, until which the attempts are ours for
-    sure.
+    `promised` that the client may have been told `250 queued`, `told` that it was; `closing` that
+    the last results are being written; `last` the instant, of a monotonic clock, until which the
+    attempts are ours for sure.
     """
 
     mail: Mail | None = None
@@ -51,6 +51,7 @@ class Turn:
     stopped: list[Lost] = field(default_factory=list)
     put_off: dict[int, tuple[int, datetime]] = field(default_factory=dict)
     promised: bool = False
+    told: bool = False
     closing: bool = False
     last: float = float("inf")
 

@@ -245,7 +245,9 @@ async def _drop(ledger: Ledger, rows: list[int]) -> int:
         for row in rows:
             owed = await store.owed(row)
             if owed is not None:
-                dropped += await owing.drop(owed, "550 5.4.0 given up by its operator")
+                last = f"; the last answer was: {owed.reply}" if owed.reply else ""
+                reply = f"550 5.4.0 given up by its operator{last}"
+                dropped += await owing.drop(owed, reply, "dropped")
     finally:
         signer.close()
     return dropped

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,28 @@ async def settled(w: World, reply: str) -> list[JournalEntry]:
 
     await until(over, 40)
     return await w.journal(reply)
+
+
+def failures(capfd: pytest.CaptureFixture[str]) -> list[tuple[str, ...]]:
+    """The events `message.failed` since the last look."""
+    lines = [line for line in capfd.readouterr().err.splitlines() if "message.failed" in line]
+    assert not any("@" in line for line in lines)
+    events = [json.loads(line) for line in lines]
+    return [(e["level"], f"{e['ref']}.{e['n']}", e["stream"], e["why"]) for e in events]
+
+
+def counted(w: World, stream: str) -> tuple[float, float]:
+    """How many mails of a stream count as `failed` and as `lost`."""
+    text = w.sluis.telemetry.render()[0].decode()
+    failed, lost = (
+        re.search(
+            rf'^sluis_messages_total{{outcome="{outcome}",stream="{stream}"}} (\S+)$', text, re.M
+        )
+        for outcome in ("failed", "lost")
+    )
+    assert failed is not None
+    assert lost is not None
+    return float(failed[1]), float(lost[1])
 
 
 async def finished(w: World) -> None:
@@ -166,7 +189,9 @@ async def test_a_late_acceptance_of_a_slow_upstream_ends_it(world: Make) -> None
     assert (row.state, row.attempts, row.reply) == (State.RELAYED, 1, "250 2.0.0 taken")
 
 
-async def test_a_slow_5xx_after_250_is_reported(world: Make) -> None:
+async def test_a_slow_5xx_after_250_is_reported(
+    world: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
     w = await world(more=f'[delivery]\ninline_wait = "2s"\n{SOON}')
     w.sink.once(".", Step.SILENT)
     reply = await w.send(ANNA, message("orders", message_id="slow"), stream="orders")
@@ -177,6 +202,41 @@ async def test_a_slow_5xx_after_250_is_reported(world: Make) -> None:
     w.sink.drop()  # this connection answers nothing more, and the notice may have met it
     await finished(w)
     assert reported(w) == {ANNA}
+    assert failures(capfd) == [("warning", f"{row.ref}.1", "orders", "refused")]
+    assert counted(w, "orders") == (0, 1)
+
+
+async def test_only_a_5xx_after_250_is_logged_as_lost(
+    world: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    w = await world(more=f"[delivery]\n{SOON}")
+    w.sink.once("RCPT", "550 5.1.1 no such user")
+    reply = await w.send(ANNA, message("orders", message_id="heard"), stream="orders")
+    assert reply.startswith("550 5.1.1"), reply
+    assert failures(capfd) == []
+    assert counted(w, "orders") == (1, 0)
+    w.sink.once("RCPT", None, "550 5.1.1 no such user")
+    reply = await w.send([ANNA, BRAM], message("orders", message_id="some"), stream="orders")
+    assert reply.startswith("250 2.0.0 relayed 1 of 2, 1 failed"), reply
+    [row] = [r for r in await w.journal(reply) if r.state is State.FAILED]
+    assert failures(capfd) == [("warning", f"{row.ref}.{row.n}", "orders", "refused")]
+    assert counted(w, "orders") == (1, 1)
+
+
+async def test_a_5xx_to_a_later_attempt_is_logged_as_lost(
+    world: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    w = await world(more=QUEUED)
+    w.sink.once("RCPT", "451 4.3.2 later", "550 5.1.1 no such user")
+    reply = await w.send(ANNA, message("orders", message_id="late"), stream="orders")
+    [row] = await settled(w, reply)
+    assert (row.state, row.attempts) == (State.FAILED, 2)
+
+    async def told() -> bool:
+        return counted(w, "orders") == (0, 1)
+
+    await until(told)
+    assert failures(capfd) == [("warning", f"{row.ref}.1", "orders", "refused")]
 
 
 async def test_a_slow_upstream_with_all_kinds_of_recipients(world: Make) -> None:
@@ -224,7 +284,9 @@ async def test_upstream_down_for_a_while_delays_and_loses_nothing(world: Make) -
         assert [r.state for r in await w.journal(reply)] == [State.RELAYED]
 
 
-async def test_mail_that_cannot_be_delivered_expires_with_a_notice(world: Make) -> None:
+async def test_mail_that_cannot_be_delivered_expires_with_a_notice(
+    world: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
     now = [datetime(2026, 11, 24, 9, tzinfo=UTC)]
     w = await world(more=QUEUED, clock=lambda: now[0])
     w.sink.once("RCPT", "451 4.3.2 later")
@@ -243,6 +305,8 @@ async def test_mail_that_cannot_be_delivered_expires_with_a_notice(world: Make) 
     assert reported(w) == {ANNA}
     [notice] = w.sink.messages
     assert b"Status: 5.4.7" in notice.content
+    assert failures(capfd) == [("warning", f"{row.ref}.1", "orders", "expired")]
+    assert counted(w, "orders") == (0, 1)
 
 
 async def test_a_notice_that_cannot_be_delivered_causes_no_other(world: Make) -> None:

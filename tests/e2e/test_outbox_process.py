@@ -165,8 +165,12 @@ async def test_list_show_retry_and_drop(house: House) -> None:  # noqa: F811
         return (await house.run("outbox", "show", refs[0]))[0] == 1
 
     await until(gone)
-    code, out, _ = await house.run("outbox", "drop", "--all", "--json")
+    code, out, err = await house.run("outbox", "drop", "--all", "--json")
     assert (code, json.loads(out)) == (0, {"dropped": 1, "under_way": 0})
+    event = json.loads(err)
+    assert (event["event"], event["ref"], event["why"]) == ("message.failed", refs[1], "dropped")
+    _, explained, _ = await house.run("explain", refs[1])
+    assert "given up by its operator; the last answer was: 451 4.3.2 later" in explained
     await house.sink.received(2)
     notice = house.sink.messages[-1]
     assert (notice.mail_from, notice.recipients) == (b"", (b"b@orders.acme.example",))

@@ -22,7 +22,7 @@ from signing_keys import ED25519, RECORDS, pem
 from policy.address import parse
 from policy.model import Objection
 from proxy.clock import utc_now
-from proxy.forwards import Forwarder
+from proxy.forwards import Forwarder, leads_here
 from proxy.store.model import Forward, ForwardState, State
 
 pytest_plugins = ("running_sluis",)
@@ -65,7 +65,7 @@ async def mailed(
     assert reply.startswith("250 "), reply
     content = w.sink.messages[-1].content
     [found] = fields(content, "List-Unsubscribe")
-    match = re.search(r"<http://mail\.acme\.example(/u/[^>]+)>", found)
+    match = re.search(r"<http://[^/>]+(/u/[^>]+)>", found)
     assert match is not None
     return match[1]
 
@@ -392,6 +392,51 @@ async def test_our_own_links_in_another_spelling_are_not_used(world: Make, uri: 
     assert one.state is ForwardState.REFUSED
     assert "of our own" in one.answer
     assert w.sink.total == 2
+
+
+async def test_another_link_of_our_host_is_passed_on(world: Make, peer: Peer) -> None:
+    own = "http://127.0.0.1:8080"
+    w = await world(edit=lambda t: t.replace("http://mail.acme.example", own))
+    await click(w, await mailed(w, f"https://127.0.0.1:{peer.port}/newsletter/leave?id=9"))
+    one = await ended(w)
+    assert (one.state, one.answer) == (ForwardState.PASSED, "HTTP 200")
+    assert peer.requests[0].startswith(b"POST /newsletter/leave?id=9 HTTP/1.1\r\n")
+    await click(w, await mailed(w, f"https://127.0.0.1:{peer.port}//%75/k1.AAAA", BRAM))
+
+    async def over() -> bool:
+        found = await w.sluis.store.forwards(ended=True)
+        return [f.state for f in found] == [ForwardState.PASSED, ForwardState.REFUSED]
+
+    await until(over)
+    assert len(peer.requests) == 1
+
+
+OWN = "https://www.acme.example"
+OURS = [
+    "/u/k1.AAAA", "/u/", ":8443/u/k1.AAAA", "./u/k1.AAAA", "/%75/k1.AAAA", "/u%2Fk1.AAAA",
+    "/%2575/k1.AAAA", "//u///k1.AAAA", "/./u/k1.AAAA", "/a/../u/k1.AAAA", "/a/%2e%2E/u/k1.AAAA",
+    "/../u/k1.AAAA", "/U/k1.AAAA", "/u;x=1/k1.AAAA", "/%5Cu%5Ck1.AAAA", "/u/../k1.AAAA",
+    "/a//../u/k1.AAAA",
+]  # fmt: skip
+THEIRS = [
+    "", "/", "/newsletter/leave?id=9", ":8443/leave", "/unsubscribe/7", "/a/u/7", "/user/7",
+    "/u?id=9", "/u", "/leave?back=/u/k1.AAAA", "/leave#/u/k1.AAAA",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("base", ["", "/mail", "/Mail/x"])
+def test_which_links_of_our_host_are_ours(base: str) -> None:
+    for rest in OURS:
+        port, slash, path = rest.partition("/")
+        uri = f"https://WWW.acme.example{port}{base}{slash}{path}"
+        if not (base and rest.startswith("/../")):  # beside the base
+            assert leads_here(uri, OWN + base), uri
+    for rest in THEIRS:
+        port, slash, path = rest.partition("/")
+        assert not leads_here(f"{OWN}{port}{base}{slash}{path}", OWN + base), rest
+    for other in ("https://acme.example/u/k1.AAAA", "https://[/u/k1.AAAA"):
+        assert not leads_here(other, OWN + base)
+    assert leads_here(f"{OWN}/u/k1.AAAA", OWN + base) is not bool(base)
 
 
 async def test_a_stream_may_switch_it_off(world: Make, peer: Peer) -> None:
