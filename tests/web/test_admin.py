@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import httpx2
 import pytest
-from conftest import Site, Sites  # type: ignore[import-not-found,unused-ignore]
 from prometheus_client.parser import text_string_to_metric_families
+from web_site import Site, Sites  # type: ignore[import-not-found,unused-ignore]
 
 from proxy.web.admin import admin_app
+
+pytest_plugins = ("web_site",)
 
 
 @dataclass

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from conftest import Site, Sites  # type: ignore[import-not-found,unused-ignore]
 from playwright.async_api import Browser, Page, async_playwright, expect
+from web_site import Site, Sites  # type: ignore[import-not-found,unused-ignore]
 
 from policy.model import Objection, Scope, Via
+
+pytest_plugins = ("web_site",)
 
 
 @pytest_asyncio.fixture

@@ -15,6 +15,8 @@ from proxy.feedback.mailto import tokens_in
 from proxy.keys import Keys, load_keys
 from proxy.tokens import OptOut, open_, seal
 
+pytest_plugins = ("web_site",)
+
 T = "k1.AbCd_-0123456789AbCd_-0123456789AbCd_-0123456789Z"
 
 

@@ -14,8 +14,8 @@ import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from web_site import START, Site, Sites  # type: ignore[import-not-found,unused-ignore]
 
-from conftest import START, Site, Sites  # type: ignore[import-not-found,unused-ignore]
 from policy.address import parse
 from policy.model import Box, Objection, OptIn, Scope, Via
 from proxy.errors import StoreUnavailable
@@ -24,6 +24,8 @@ from proxy.store.model import NewEvent
 from proxy.tokens import OptOut, seal
 from proxy.web import public
 from proxy.web.record import record_token
+
+pytest_plugins = ("web_site",)
 
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}
 PAGE = {"via": "page"}

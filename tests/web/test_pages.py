@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from proxy.web import pages
 
+pytest_plugins = ("web_site",)
+
 colours = st.from_regex(r"#[0-9a-fA-F]{6}", fullmatch=True)
 
 

@@ -8,13 +8,15 @@ import signal
 import socket
 
 import pytest
-from conftest import Site, Sites, free_socket  # type: ignore[import-not-found,unused-ignore]
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from web_site import Site, Sites, free_socket  # type: ignore[import-not-found,unused-ignore]
 
 from proxy.web.server import HEADER_BYTES, HttpServer
+
+pytest_plugins = ("web_site",)
 
 
 async def hello(request: Request) -> Response:
