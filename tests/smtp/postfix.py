@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.race.postfix import SERVICES
+
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 POSTFIX = shutil.which("postfix", path=PATH)
 USABLE = POSTFIX is not None and os.geteuid() == 0  # its master must be started by root
@@ -39,25 +41,6 @@ smtp_dns_support_level = disabled
 smtp_host_lookup = native
 minimal_backoff_time = 300s
 {more}
-"""
-SERVICES = """\
-127.0.0.1:{port} inet n - n - - smtpd
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-smtp unix - - n - - smtp
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-proxymap unix - - n - - proxymap
-scache unix - - n - 1 scache
-anvil unix - - n - 1 anvil
-postlog unix-dgram n - n - 1 postlogd
 """
 
 
