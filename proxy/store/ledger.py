@@ -324,7 +324,8 @@ class Append:
 
 
 def _opt_outs(db: sqlite3.Connection, appends: Sequence[Append]) -> list[list[bool]]:
-    """One opt-out each. Whoever has one so far, or is in this group twice, is looked at alone."""
+    """One opt-out each. Whoever has one so far, or is in this group twice, is looked at alone,
+    after the others: a person's keep the order in which they came."""
     entries = [append._events[0] for append in appends]
     events = [entry[0] for entry in entries]
     if len({e.uid for e in events}) < max(2, len(events)):  # too few, or one that comes again
@@ -336,10 +337,12 @@ def _opt_outs(db: sqlite3.Connection, appends: Sequence[Append]) -> list[list[bo
     )
     rows: list[clicks.Row] = []
     alone: list[int] = []
+    left: set[str] = set()
     for n, (e, type_, fields, opposed) in enumerate(entries):
         who = e.subject
-        if opposed is None or who.exact in held:
+        if opposed is None or who.exact in held or who.wide in left:
             alone.append(n)
+            left.add(who.wide)
             continue
         held.add(who.exact)
         rows.append((

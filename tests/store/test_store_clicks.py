@@ -99,8 +99,8 @@ def contents(db: sqlite3.Connection) -> dict[str, object]:
         return {entry["uid"]: {k: v for k, v in entry.items() if k != "id"} for entry in found}
 
     order = defaultdict(list)
-    for uid, exact in db.execute("SELECT uid, exact FROM event ORDER BY id"):
-        order[exact].append(uid)
+    for uid, wide in db.execute("SELECT uid, wide FROM event ORDER BY id"):
+        order[wide].append(uid)
     apart = "SELECT count(*) FROM suppression s JOIN event e ON e.id = s.id WHERE e.uid <> s.uid"
     return {
         "events": by_uid("event"),
@@ -133,6 +133,7 @@ def click(n: int, who: int | None = None, **more: str) -> NewEvent:
 @example(
     groups=[[[click(1, 0)], [click(2, 2)]], [[opt_in("i", WHO[0])], [click(3, 0)], [click(4, 1)]]]
 )
+@example(groups=[[[click(1, 0)], [click(2, 0)], [click(3, 1)]]])
 @example(groups=[[[click(1, 0, forward="REF.1")], [click(2, 2, forward="REF.3")]]])
 @example(groups=[[[click(1, 0, evidence="a\x00b")], [click(2, 2)]]])
 def test_a_group_does_what_its_appends_do_one_by_one(
