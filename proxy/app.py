@@ -28,6 +28,7 @@ from proxy.census import Census
 from proxy.clock import utc_now
 from proxy.config import Settings
 from proxy.config.timing import lease
+from proxy.cores import together
 from proxy.data_dir import keys_path, make_data_dir, may_create_store, open_keys
 from proxy.delivery.outbox import Outbox, OutboxState
 from proxy.delivery.upstream import Pool
@@ -44,6 +45,7 @@ from proxy.packs import load_packs
 from proxy.smtp import certificates
 from proxy.smtp.limits import Admission
 from proxy.smtp.server import RunningListener, serve_listener
+from proxy.store.connection import HOT
 from proxy.store.instance import InstanceLock, instance_id
 from proxy.store.sqlite import SqliteStore, make_sqlite, open_sqlite
 from proxy.telemetry import Telemetry
@@ -236,8 +238,11 @@ async def serve(settings: Settings) -> None:
     async with running(settings) as sluis:
         loop.add_signal_handler(signal.SIGHUP, certificates.renew, sluis.listeners)
         _settle_down()
+        held = asyncio.create_task(together({HOT})) if settings.server.one_core else None
         _notify_systemd()
         await stop.wait()
+        if held is not None:
+            held.cancel()  # what is left to do may use all there is
 
 
 async def _instance(settings: Settings, *, create: bool) -> str:

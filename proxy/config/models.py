@@ -92,6 +92,7 @@ class Server(Table):
     data_dir: FilePath = Path("/var/lib/sluis")
     development: Bool = False
     drain_timeout: Duration = timedelta(seconds=30)
+    one_core: Bool = True
 
 
 class Listener(Table):

@@ -20,6 +20,9 @@ from proxy.errors import StoreDown, StoreError, StoreUnavailable
 
 T = TypeVar("T")
 
+#: The name of the threads that every mail waits for.
+HOT = "sluis-store"
+
 #: How long a statement waits for another process's write lock, in milliseconds.
 BUSY_TIMEOUT = 5000
 
@@ -40,8 +43,11 @@ class Connection:
         self._db = db
 
     @classmethod
-    async def open(cls, path: Path, *, read_only: bool) -> Connection:
-        """Connect to an existing file. Raises `sqlite3.Error` or `StoreUnavailable`."""
+    async def open(cls, path: Path, *, read_only: bool, hot: bool = False) -> Connection:
+        """Connect to an existing file; `hot`: every mail waits for it.
+
+        Raises `sqlite3.Error` or `StoreUnavailable`.
+        """
         db = aiosqlite.connect(
             address(path),
             uri=True,
@@ -51,6 +57,8 @@ class Connection:
         )
         # A process that dies without closing must not wait for this thread.
         db._thread.daemon = True
+        if hot:
+            db._thread.name = HOT
         connection = cls(await db)
         try:
             await connection.run(lambda raw: configure(raw, read_only=read_only))

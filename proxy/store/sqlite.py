@@ -128,10 +128,10 @@ async def open_sqlite(
     opened: list[Connection] = []
     try:
         await asyncio.to_thread(migrate.prepare, path, create=create, check=check)
-        writer = await Connection.open(path, read_only=False)
+        writer = await Connection.open(path, read_only=False, hot=True)
         opened.append(writer)
-        for _ in range(2):
-            opened.append(await Connection.open(path, read_only=True))
+        for hot in (True, False):
+            opened.append(await Connection.open(path, read_only=True, hot=hot))
         if keys:
             await writer.run(partial(own.bind, path=path, keys=keys))
         who = None

@@ -342,3 +342,29 @@ async def test_lost_keys_stop_the_start(house: House) -> None:
 def scrape(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         return str(answer.read().decode())
+
+
+def held_on_one(pid: int) -> int:
+    """How many of its threads may use one core only."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(len(os.sched_getaffinity(int(task.name))) == 1 for task in tasks)
+
+
+@pytest.mark.parametrize("one_core", [True, False])
+async def test_loop_and_store_share_a_core_where_that_is_wanted(
+    house: House, one_core: bool
+) -> None:
+    if not one_core:
+        text = house.path.read_text()
+        house.path.write_text(text.replace("[server]\n", "[server]\none_core = false\n", 1))
+    process = await house.serve()
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is but one core to choose from")
+    if one_core:
+
+        async def held() -> bool:
+            return held_on_one(process.pid) == 3  # the loop, the writer, the lookups
+
+        await until(held)
+    else:
+        assert held_on_one(process.pid) == 0
