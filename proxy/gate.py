@@ -36,7 +36,7 @@ from proxy.mail import Mail, Reader
 from proxy.message.sign import Signer
 from proxy.notices import Notices
 from proxy.owed import body_of
-from proxy.replies import Reply, our_fault
+from proxy.replies import Reply, our_fault, with_ref
 from proxy.resend import Resender, lost_by
 from proxy.store.model import Due, Intake, State
 from proxy.telemetry import Telemetry
@@ -219,7 +219,7 @@ class Gate:
             mail = await self._reader.read(envelope, content)
             if isinstance(mail, Reply):
                 log.message_refused(ref=ref, code=mail.code, reason=mail.text)
-                return mail
+                return with_ref(mail, ref)
             if mail.signs:
                 self._telemetry.promotion(mail.stream.id, mail.signs)
             return answer(ref, await self._relay(mail, until, turn))
@@ -293,19 +293,20 @@ class Gate:
 
     async def _feedback(self, envelope: Envelope, content: Content) -> Reply:
         if envelope.recipients[0].exact.lower() != self._complaints:
-            return await self._opt_out_by_mail(envelope, content)
-        said = await take_report(
-            content,
-            ref=envelope.ref,
-            keys=self._keys,
-            store=self._store,
-            settings=self._settings,
-            telemetry=self._telemetry,
-            clock=self._clock,
-        )
+            said = await self._opt_out_by_mail(envelope, content)
+        else:
+            said = await take_report(
+                content,
+                ref=envelope.ref,
+                keys=self._keys,
+                store=self._store,
+                settings=self._settings,
+                telemetry=self._telemetry,
+                clock=self._clock,
+            )
         if not said.positive:
             log.message_refused(ref=envelope.ref, code=said.code, reason=said.text)
-        return said
+        return with_ref(said, envelope.ref)
 
     async def _opt_out_by_mail(self, envelope: Envelope, content: Content) -> Reply:
         """The mailto of List-Unsubscribe: the token in the subject identifies person and list."""

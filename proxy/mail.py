@@ -26,7 +26,7 @@ from proxy.keys import Keys
 from proxy.message import header as headers
 from proxy.message.body import BodyPlan, untouched
 from proxy.message.classify import Chooser, Class, Unclassified, classify
-from proxy.message.control import Control, ControlError, control
+from proxy.message.control import Control, ControlError, control, meant
 from proxy.message.edit import EditPlan, shown_mailboxes
 from proxy.message.header import Header, HeaderRefused
 from proxy.message.inspect import ANYONE, Shown
@@ -329,7 +329,9 @@ class Reader:
         recipients: tuple[Address, ...],
     ) -> Class | Reply:
         if controls.stream and self._settings.find_stream(controls.stream) is None:
-            return Reply(554, "5.6.0", f"control header Sluis-Stream: no stream {controls.stream}")
+            near = meant(controls.stream, [stream.id for stream in self._settings.streams])
+            why = f"no stream {controls.stream}{near}"
+            return Reply(554, "5.6.0", f"control header Sluis-Stream: {why}")
         credential = self._credential(envelope)
         body = await _hash(stretch(content, header.end)) if self._has_personal else ""
         found = classify(

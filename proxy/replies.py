@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _KEEP = frozenset(range(32, 127))
+#: Characters of a reply's text before its reference, so that the reference is never cut off.
+_SAID = 360
 
 
 def printable(text: str, limit: int = 400) -> str:
@@ -40,6 +42,13 @@ class Reply:
     def temporary(self) -> bool:
         """4xx: the client keeps the mail and may try again."""
         return 400 <= self.code < 500
+
+
+def with_ref(reply: Reply, ref: str) -> Reply:
+    """`reply` with the reference under which the log has it; one that names one is as it was."""
+    if "(ref " in reply.text:
+        return reply
+    return Reply(reply.code, reply.enhanced, f"{reply.text[:_SAID]} (ref {ref})")
 
 
 def our_fault(ref: str = "") -> Reply:

@@ -6,7 +6,9 @@ another stream.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from proxy.message.header import Field, Header
@@ -20,6 +22,10 @@ _SINGLE = (b"stream", b"campaign", b"variant", b"template")
 _LISTS = (b"products", b"topics")
 _VALUE = re.compile(r"[a-z0-9][a-z0-9/_.-]{0,63}")
 _MAX_OCTETS = 1_000
+#: Names that a wrong one is compared with at most, and its characters: 0.1 ms each at worst.
+_MOST_NAMES = 100
+_LONGEST_NAME = 64
+_CLOSE = 0.75
 
 
 class ControlError(ValueError):
@@ -64,7 +70,8 @@ def control(header: Header) -> Control:
         if field.name == REFERENCE:
             continue
         if key not in _SINGLE and key not in _LISTS:
-            raise ControlError(shown, "unknown")
+            near = meant(shown, [_shown(PREFIX + known) for known in (*_SINGLE, *_LISTS)])
+            raise ControlError(shown, f"unknown{near}")
         if key.decode() in found:
             raise ControlError(shown, "more than once")
         found[key.decode()] = _read(header.value(field), shown, several=key in _LISTS)
@@ -76,6 +83,14 @@ def control(header: Header) -> Control:
         variant=_one(found, "variant"),
         template=_one(found, "template"),
     )
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """`, did you mean x?` where one of `known` is close to `name`, else ""; bounded work."""
+    if len(known) > _MOST_NAMES:
+        return ""
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1, cutoff=_CLOSE)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def _read(value: bytes, shown: str, *, several: bool) -> tuple[str, ...]:

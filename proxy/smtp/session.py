@@ -14,7 +14,7 @@ from proxy import log
 from proxy.content import SPOOL_AT, Content, Room, Spool
 from proxy.envelope import Envelope, Submitter
 from proxy.ref import new_ref
-from proxy.replies import Reply, our_fault
+from proxy.replies import Reply, our_fault, with_ref
 from proxy.smtp import auth, command, replies
 from proxy.smtp.data import Incoming
 from proxy.smtp.identity import Login, Manner, xclient
@@ -433,7 +433,7 @@ class Session:
             fault = replies.NO_ROOM
         if fault is not None:
             log.message_refused(ref=envelope.ref, code=fault.code, reason=fault.text)
-            return self._reply(fault)
+            return self._reply(with_ref(fault, envelope.ref))
         log.message_received(
             ref=envelope.ref,
             listener=self._desk.listener.address,

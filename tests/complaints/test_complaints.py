@@ -186,8 +186,9 @@ async def test_what_is_forged_or_no_complaint_does_nothing(asking: Make) -> None
     }
     for name, returned in forged.items():
         reply = await tell(w, report(returned))
-        assert reply == "550 5.6.0 no valid reference to a mail of ours in the report", name
-    assert await tell(w, one) == "550 5.6.0 no feedback report (RFC 5965)"
+        assert reply.startswith("550 5.6.0 no valid reference to a mail of ours in the "), name
+    reply = await tell(w, one)
+    assert reply.startswith("550 5.6.0 no feedback report (RFC 5965) (ref "), reply
     bare = f"Subject: unsubscribe {token.replace(':', '.')}\r\n\r\n".encode()
     assert (await tell(w, bare)).startswith("550 5.6.0 "), "that is for the other mailbox"
     reply = await tell(w, report(one, kind="not-spam"))

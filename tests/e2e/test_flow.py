@@ -344,8 +344,12 @@ async def test_a_duty_that_is_not_met_blocks_and_is_named(world: Make) -> None:
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
-        (["Sluis-Streem: orders"], "554 5.6.0 control header Sluis-Streem"),
-        (["Sluis-Stream: nowhere"], "554 5.6.0 control header Sluis-Stream"),
+        (["Sluis-Streem: orders"], "554 5.6.0 control header Sluis-Streem: unknown, did"),
+        (["Sluis-Stream: nowhere"], "554 5.6.0 control header Sluis-Stream: no stream nowhere ("),
+        (
+            ["Sluis-Stream: newsleter"],
+            "554 5.6.0 control header Sluis-Stream: no stream newsleter, did you mean newsletter?",
+        ),
         (["Subject: again"], "554 5.6.0 header-duplicate Subject"),
         (["From: b@news.acme.example"], "554 5.6.0 header-duplicate From"),
         (["not a field"], "554 5.6.0 header-malformed line 5"),
@@ -358,6 +362,7 @@ async def test_bad_headers_are_refused_by_name(
     await w.know(ANNA, "opt-in", **OPT_IN)
     reply = await w.send(ANNA, message(headers=headers))
     assert reply.startswith(expected), reply
+    assert re.search(r" \(ref [0-9A-Z]{16}\)$", reply), reply
     assert w.sink.messages == []
 
 

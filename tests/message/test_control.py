@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from proxy.message.control import Control, ControlError, control, control_fields
+from proxy.message.control import Control, ControlError, control, control_fields, meant
 from proxy.message.header import index
 from proxy.message.received import after_trace, check_loop, received
 
@@ -62,6 +62,27 @@ def test_refused(fields: bytes, name: str) -> None:
     with pytest.raises(ControlError) as caught:
         _control(fields)
     assert str(caught.value.reply).startswith(f"554 5.6.0 control header {name}: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        (b"Sluis-Straem", "unknown, did you mean Sluis-Stream?"),
+        (b"Sluis-Product", "unknown, did you mean Sluis-Products?"),
+        (b"Sluis-Colour", "unknown"),
+        (b"Sluis-" + b"x" * 900, "unknown"),
+    ],
+    ids=["letters", "plural", "far", "long"],
+)
+def test_a_name_that_is_near_a_known_one_is_told(field: bytes, said: str) -> None:
+    with pytest.raises(ControlError) as caught:
+        _control(field + b": a\r\n")
+    assert str(caught.value).endswith(f": {said}")
+
+
+def test_what_is_compared_is_bounded() -> None:
+    assert meant("newsleter", ["newsletter"]) == ", did you mean newsletter?"
+    assert meant("newsleter", ["newsletter", *map(str, range(100))]) == ""
 
 
 def test_all_control_fields_are_found_to_be_removed() -> None:
