@@ -65,6 +65,9 @@ _COLLECT_AT = (20_000, 20, 20)
 #: times a commit: at Python's own 5 ms a busy loop makes every commit wait for it.
 _SWITCH = 0.0005
 
+#: Seconds that listening waits for the upstreams to say what they offer (EHLO).
+_HEARS_WITHIN = 1.0
+
 #: Seconds between two counts of the living bases, which reads the whole ledger.
 _CENSUS = 3600.0
 
@@ -175,6 +178,8 @@ async def running(
         await public.start()
         stack.push_async_callback(public.stop)
 
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(pool.hear(), _HEARS_WITHIN)
         listeners = await _listen(settings, gate, telemetry, clock=clock)
         census = Census(settings, store=store, packs=packs, telemetry=telemetry)
         background = [
@@ -184,6 +189,7 @@ async def running(
             asyncio.create_task(outbox.run()),
             asyncio.create_task(forwarder.run()),
             asyncio.create_task(certificates.watch(listeners)),
+            asyncio.create_task(_hear(pool)),
         ]
         health.started = True
         log.server_started(
@@ -276,6 +282,12 @@ async def _listen(
             raise _cannot_listen(settings, key, entry.address, error) from error
         listeners.append(listener)
     return listeners
+
+
+async def _hear(pool: Pool) -> None:
+    """Go on asking the upstreams that did not say yet what they offer (DSN)."""
+    while not await pool.hear():  # noqa: ASYNC110  what changes is at the upstreams
+        await asyncio.sleep(_PULSE)
 
 
 async def _drain(

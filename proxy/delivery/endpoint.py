@@ -104,6 +104,29 @@ class Endpoint:
         self._tell(True)
         return Session(channel, offered, self._upstream)
 
+    async def hear(self) -> None:
+        """Ask what it offers, where no mail has asked yet, and say goodbye.
+
+        A failure is told once and makes no pause: the next mail tries for itself.
+        """
+        if self.offered is not None or not self._may_open():
+            return
+        self._opening += 1
+        try:
+            channel, offered = await handshake(self._upstream, self._hostname, self._context)
+        except HandshakeError as error:
+            if self._known is None:
+                self.why = str(error)
+                log.upstream_failed(ref="", upstream=self.name, error=self.why)
+                self._tell(False)
+        else:
+            channel.quit()
+            self.offered = frozenset(offered)
+            self._tell(True)
+        finally:
+            self._opening -= 1
+            self._settle()
+
     def give_back(self, session: Session) -> None:
         """The slot is free again; the session goes to whoever waits, else it idles, or ends."""
         self._lent -= 1

@@ -62,6 +62,11 @@ class Pool:
         heard = [e.offered for e in self._endpoints if e.offered is not None]
         return bool(heard) and all(extension in offered for offered in heard)
 
+    async def hear(self) -> bool:
+        """Ask every upstream not reached yet what it offers; whether all have said it by now."""
+        await asyncio.gather(*(e.hear() for e in self._endpoints))
+        return all(e.offered is not None for e in self._endpoints)
+
     async def close(self) -> None:
         """End the session of every connection not in use; the others when they come back."""
         self._closed = True

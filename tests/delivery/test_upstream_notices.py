@@ -71,6 +71,26 @@ async def test_it_is_offered_only_while_all_upstreams_have_it() -> None:
         assert not pool.offers("DSN")
 
 
+async def test_it_is_asked_for_before_the_first_mail() -> None:
+    tap = Tap()
+    offered = (*EXTENSIONS, "DSN")
+    async with sink(extensions=offered, tap=tap) as first, sink(extensions=offered) as second:
+        first.once("CONNECT", "421 4.3.2 still starting")
+        async with pool_to(first, second, connections=1) as pool:
+            assert not await pool.hear()
+            assert pool.up() == dict(zip(pool.up(), (False, True), strict=True))
+            assert pool.offers("DSN"), "as far as is known"
+            assert await pool.hear(), "no pause after a failure that cost no mail"
+            assert pool.up() == dict.fromkeys(pool.up(), True)
+            before = first.connections, second.connections
+            assert before == (2, 1)
+            assert await pool.hear(), "what is known is not asked again"
+            assert (first.connections, second.connections) == before
+            assert results(await send(pool)) == [Result.ACCEPTED]
+        assert first.total == 1
+    assert tap.wire(2).splitlines() == [b"EHLO gate.example", b"QUIT"]
+
+
 @for_all(st.text(max_size=40))
 def test_a_parameter_never_ends_or_alters_its_command(value: str) -> None:
     try:

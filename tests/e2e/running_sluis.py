@@ -22,7 +22,7 @@ from proxy.app import Running, running
 from proxy.clock import utc_now
 from proxy.config import Settings, load
 from proxy.imports import event_uid
-from proxy.sink import Sink
+from proxy.sink import EXTENSIONS, Sink
 from proxy.store.model import JournalEntry, NewAttributes, NewEvent, State
 
 CONFIG = """\
@@ -259,8 +259,9 @@ async def world(tmp_path: Path) -> AsyncIterator[Make]:
             upstream_more: str = "",
             edit: Callable[[str], str] = lambda t: t,
             clock: Callable[[], datetime] = utc_now,
+            extensions: tuple[str, ...] = EXTENSIONS,
         ) -> World:
-            sink = Sink()
+            sink = Sink(extensions=extensions)
             await sink.start()
             stack.push_async_callback(sink.close)
             path = tmp_path / "sluis.toml"
