@@ -8,7 +8,7 @@ UV ?= $(or $(shell command -v uv),.venv/bin/uv)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help demo test check lint types fuzz faults bench bench-quick corpus docs lock clean setup setup-test setup-bench
+.PHONY: help demo test check lint types fuzz faults bench bench-quick corpus docs statements lock clean setup setup-test setup-bench
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,9 @@ corpus: setup-test ## All mails of CPython's tests and of four source distributi
 
 docs: setup ## Write docs/law anew from the packs
 	@.venv/bin/sluis policy docs --out docs/law
+
+statements: setup ## Write the SQL of proxy/store/sql anew from proxy/store/statements
+	@.venv/bin/python -m proxy.store.statements.write
 
 lock: setup-test ## Resolve the dependencies anew and write the hashed locks
 	@test -x "$(UV)" || .venv/bin/python -m pip install --quiet uv

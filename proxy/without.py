@@ -13,7 +13,7 @@ from policy.model import Category, Reason
 from proxy.errors import StoreUnavailable
 from proxy.judge import Ruling
 from proxy.mail import Mail
-from proxy.store.merge import UNDEDUPED
+from proxy.store.codec import UNDEDUPED
 from proxy.store.model import State
 
 

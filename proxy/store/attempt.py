@@ -10,18 +10,10 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import bindparam, func, literal_column, select
-
 from proxy.store import bodies, counting, ledger
-from proxy.store.claim import (
-    ADD_ATTEMPT,
-    ADD_DECISION,
-    NEW_STATES,
-    add_notice,
-    decision_columns,
-)
+from proxy.store.claim import NEW_STATES, add_notice, decision_columns
 from proxy.store.codec import micros
-from proxy.store.lease import ADD_OUTCOME, END, Holding, Owner
+from proxy.store.lease import Holding, Owner
 from proxy.store.model import (
     Fate,
     IntakeResult,
@@ -33,95 +25,10 @@ from proxy.store.model import (
     State,
     Subject,
 )
-from proxy.store.schema import compiled, delivery, outcome, submission
-
-ROW = compiled(
-    select(
-        delivery.c.state,
-        delivery.c.attempts,
-        delivery.c.owed,
-        delivery.c.marketing,
-        delivery.c.sender,
-        delivery.c.exact,
-        delivery.c.copy_key,
-        delivery.c.n,
-        delivery.c.instance,
-        delivery.c.epoch,
-        delivery.c.submission,
-    ).where(delivery.c.id == bindparam("row"))
-)
-_OWE = compiled(
-    delivery.update()
-    .where(delivery.c.id == bindparam("row"))
-    .values(owed=literal_column("1"))
-)
-_SAME_OUTCOME = compiled(
-    select(outcome.c.note)
-    .where(
-        outcome.c.delivery == bindparam("row"),
-        outcome.c.attempt == bindparam("attempt"),
-        outcome.c.result == bindparam("result"),
-        outcome.c.reply == bindparam("reply"),
-    )
-)
-SETTLE_COPY = compiled(
-    delivery.update()
-    .where(
-        delivery.c.copy_key == bindparam("copy"),
-        delivery.c.state.in_([literal_column("'waiting'"), literal_column("'held'")]),
-    )
-    .values(
-        state=literal_column("'relayed'"),
-        reply=bindparam("reply"),
-        next_try=literal_column("NULL"),
-        ended_at=bindparam("ended_at"),
-    )
-)
-MAYBE_SENT = compiled(
-    select(func.coalesce(func.max(delivery.c.maybe_sent), literal_column("0"))).where(
-        delivery.c.copy_key == bindparam("copy")
-    )
-)
-ATTEMPT_AGAIN = compiled(
-    delivery.update()
-    .where(delivery.c.id == bindparam("row"))
-    .values(
-        state=literal_column("'attempting'"),
-        attempts=bindparam("no"),
-        instance=bindparam("instance"),
-        epoch=bindparam("epoch"),
-        last_attempt_at=bindparam("at"),
-        lease=bindparam("lease"),
-    )
-)
-_RECEIVED_AT = compiled(
-    select(submission.c.received_at)
-    .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
-    .where(delivery.c.id == bindparam("row"))
-)
-#: Another row of the same copy that is under way, or was relayed: nothing of it may wait beside it.
-_others = delivery.alias("others")
-_TAKEN_UP = compiled(
-    select(literal_column("1"))
-    .select_from(_others)
-    .where(
-        _others.c.copy_key == bindparam("copy"),
-        _others.c.id != bindparam("row"),
-        _others.c.state.in_(
-            [literal_column(f"'{s}'") for s in ("attempting", "waiting", "held", "relayed")]
-        ),
-    )
-)
-_WAIT = compiled(
-    delivery.update()
-    .where(delivery.c.id == bindparam("row"))
-    .values(
-        state=literal_column("'waiting'"),
-        owed=literal_column("1"),
-        next_try=bindparam("next_try"),
-        ended_at=literal_column("NULL"),
-    )
-)
+from proxy.store.sql import attempt as sql
+from proxy.store.sql.claim import ADD_ATTEMPT, ADD_DECISION
+from proxy.store.sql.lease import ADD_OUTCOME, END
+from proxy.store.sql.ledger import MARK_MAIL
 
 
 class Reclaim:
@@ -158,7 +65,7 @@ class Reclaim:
     def _again(
         self, db: sqlite3.Connection, new: Reattempt, columns: tuple[object, ...]
     ) -> RowFate:
-        found = db.execute(*ROW(row=new.row)).fetchone()
+        found = db.execute(*sql.ROW(row=new.row)).fetchone()
         if found is None:
             raise LookupError("no such row")
         state, attempts, owed, _, _, _, copy, n, instance, epoch, _ = found
@@ -186,14 +93,14 @@ class Reclaim:
             if owed and not waits:
                 bodies.drop(db, copy)
             return RowFate(n=n, fate=Fate.RECORDED, row=new.row, reply=new.reply)
-        (maybe_sent,) = db.execute(*MAYBE_SENT(copy=copy)).fetchone()
+        (maybe_sent,) = db.execute(*sql.MAYBE_SENT(copy=copy)).fetchone()
         no = attempts + 1
         db.execute(
             ADD_ATTEMPT.sql,
             (new.row, no, decision_id, owner.instance, owner.epoch, self._at, maybe_sent),
         )
         db.execute(
-            *ATTEMPT_AGAIN(
+            *sql.ATTEMPT_AGAIN(
                 row=new.row,
                 no=no,
                 instance=owner.instance,
@@ -208,7 +115,7 @@ class Reclaim:
 
 
 def _copy_key(db: sqlite3.Connection, row: int) -> str:
-    found = db.execute(*ROW(row=row)).fetchone()
+    found = db.execute(*sql.ROW(row=row)).fetchone()
     return str(found[6]) if found is not None else ""
 
 
@@ -235,13 +142,13 @@ class Record:
         return [o.row for o, at in self._outcomes if self._end(db, o, at)]
 
     def _end(self, db: sqlite3.Connection, o: Outcome, at: int) -> bool:
-        found = db.execute(*ROW(row=o.row)).fetchone()
+        found = db.execute(*sql.ROW(row=o.row)).fetchone()
         if found is None:
             raise LookupError("no such row")
         state, attempts, owed, marketing, sender, exact, copy, *_ = found
         mine = state == State.ATTEMPTING and attempts == o.attempt
         accepted = o.result is Result.ACCEPTED
-        same = _SAME_OUTCOME(row=o.row, attempt=o.attempt, result=o.result.value, reply=o.reply)
+        same = sql.SAME_OUTCOME(row=o.row, attempt=o.attempt, result=o.result.value, reply=o.reply)
         if not mine and (known := db.execute(*same).fetchone()) is not None:
             return accepted or bool(known[0] == "")
         db.execute(
@@ -266,9 +173,9 @@ class Record:
             )
         )
         if accepted:
-            db.execute(*SETTLE_COPY(copy=copy, reply=o.reply, ended_at=at))
+            db.execute(*sql.SETTLE_COPY(copy=copy, reply=o.reply, ended_at=at))
             if marketing:
-                db.execute(ledger.MARK_MAIL.sql, (exact, sender, at))
+                db.execute(MARK_MAIL.sql, (exact, sender, at))
         if accepted or (owed and not open_):
             bodies.drop(db, copy)
         return True
@@ -276,7 +183,7 @@ class Record:
     def _due(self, db: sqlite3.Connection, o: Outcome, end: State, at: int) -> int:
         if end is State.WAITING:
             return micros(o.next_try) if o.next_try else at
-        (received_at,) = db.execute(*_RECEIVED_AT(row=o.row)).fetchone()
+        (received_at,) = db.execute(*sql.RECEIVED_AT(row=o.row)).fetchone()
         return self._holding.until(received_at)
 
 
@@ -311,7 +218,7 @@ class Settle:
         return [*owed, *(row for row in ended if row not in unowed and row not in owed)]
 
     def _owe(self, db: sqlite3.Connection, row: int, no: int) -> bool:
-        found = db.execute(*ROW(row=row)).fetchone()
+        found = db.execute(*sql.ROW(row=row)).fetchone()
         if found is None:
             raise LookupError("no such row")
         state, attempts, owed, *_, instance, epoch, submission = found
@@ -320,12 +227,12 @@ class Settle:
         if kept is None or now != (State.ATTEMPTING, no, mine.instance, mine.epoch):
             return bool(owed)  # ours to finish since before: the mail is kept, whatever it became
         bodies.add(db, submission, kept)
-        db.execute(*_OWE(row=row))
+        db.execute(*sql.OWE(row=row))
         return True
 
     def _wait(self, db: sqlite3.Connection, row: int, due: datetime) -> bool:
         """Owe a recipient whom the decision deferred."""
-        found = db.execute(*ROW(row=row)).fetchone()
+        found = db.execute(*sql.ROW(row=row)).fetchone()
         if found is None:
             raise LookupError("no such row")
         state, _, owed, *_, copy, _, _, _, submission = found
@@ -333,9 +240,9 @@ class Settle:
         if (
             kept is None
             or state != State.RETURNED
-            or db.execute(*_TAKEN_UP(copy=copy, row=row)).fetchone() is not None
+            or db.execute(*sql.TAKEN_UP(copy=copy, row=row)).fetchone() is not None
         ):
             return bool(owed)
         bodies.add(db, submission, kept)
-        db.execute(*_WAIT(row=row, next_try=micros(due)))
+        db.execute(*sql.WAIT(row=row, next_try=micros(due)))
         return True

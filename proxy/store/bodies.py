@@ -9,66 +9,21 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import bindparam, exists, func, literal_column, select
-
 from proxy.content import BLOCK, Content, Spool
 from proxy.store.model import Body
-from proxy.store.schema import body, compiled, delivery
-
-_HAS = compiled(
-    select(literal_column("1"))
-    .select_from(body)
-    .where(body.c.submission == bindparam("submission"))
-)
-_ADD = compiled(
-    body.insert()
-    .inline()
-    .values(
-        submission=bindparam("submission"),
-        envelope=bindparam("envelope"),
-        content=bindparam("content"),
-    )
-)
-_ADD_EMPTY = compiled(
-    body.insert()
-    .inline()
-    .values(
-        submission=bindparam("submission"),
-        envelope=bindparam("envelope"),
-        content=func.zeroblob(bindparam("size")),
-    )
-)
-_others = delivery.alias("others")
-_DROP = compiled(
-    body.delete().where(
-        body.c.submission.in_(
-            select(delivery.c.submission).where(delivery.c.copy_key == bindparam("copy"))
-        ),
-        ~exists(
-            select(literal_column("1"))
-            .select_from(_others)
-            .where(
-                _others.c.submission == body.c.submission,
-                _others.c.owed == literal_column("1"),
-                _others.c.state.in_(
-                    [literal_column(f"'{s}'") for s in ("attempting", "waiting", "held")]
-                ),
-            )
-        ),
-    )
-)
+from proxy.store.sql import bodies as sql
 
 
 def add(db: sqlite3.Connection, submission: int, kept: Body) -> None:
     """Keep the mail of a submission; once."""
-    if db.execute(*_HAS(submission=submission)).fetchone() is not None:
+    if db.execute(*sql.HAS(submission=submission)).fetchone() is not None:
         return
     envelope, content = kept.envelope, kept.content
     if isinstance(content, bytes):
-        db.execute(*_ADD(submission=submission, envelope=envelope, content=content))
+        db.execute(*sql.ADD(submission=submission, envelope=envelope, content=content))
         return
-    db.execute(*_ADD_EMPTY(submission=submission, envelope=envelope, size=len(content)))
-    with db.blobopen(body.name, body.c.content.name, submission) as blob:
+    db.execute(*sql.ADD_EMPTY(submission=submission, envelope=envelope, size=len(content)))
+    with db.blobopen("body", "content", submission) as blob:
         for block in content.blocks():
             blob.write(block)
 
@@ -77,7 +32,7 @@ def content_of(db: sqlite3.Connection, submission: int, directory: Path) -> Cont
     """The content of a large mail, in a file in `directory`; None where it is gone."""
     spool = Spool(directory)
     try:
-        with db.blobopen(body.name, body.c.content.name, submission, readonly=True) as blob:
+        with db.blobopen("body", "content", submission, readonly=True) as blob:
             while block := blob.read(BLOCK):
                 spool.write(block)
     except sqlite3.OperationalError as error:
@@ -89,4 +44,4 @@ def content_of(db: sqlite3.Connection, submission: int, directory: Path) -> Cont
 
 def drop(db: sqlite3.Connection, copy_key: str) -> None:
     """Forget the mail of each submission of this copy that owes nobody any more."""
-    db.execute(*_DROP(copy=copy_key))
+    db.execute(*sql.DROP(copy=copy_key))

@@ -10,8 +10,6 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, select
-
 from policy.model import Decision
 from proxy.store import bodies, counting, ledger, several
 from proxy.store.codec import array, basis_json, day_or_instant, micros, to_json
@@ -26,51 +24,8 @@ from proxy.store.model import (
     State,
     Submission,
 )
-from proxy.store.schema import (
-    attempt,
-    compiled,
-    decision,
-    delivery,
-    each,
-    inserting,
-    notice,
-    submission,
-)
-
-_PRIOR = compiled(
-    select(
-        delivery.c.copy_key,
-        delivery.c.id,
-        delivery.c.state,
-        delivery.c.owed,
-        delivery.c.maybe_sent,
-        delivery.c.last_attempt_at,
-        delivery.c.attempts,
-        delivery.c.instance,
-        delivery.c.epoch,
-        delivery.c.reply,
-        submission.c.ref,
-    )
-    .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
-    .where(delivery.c.copy_key.in_(each("copy_keys")))
-    .order_by(delivery.c.id)
-)
-_ADD_SUBMISSION = inserting(submission)
-_ADD_DELIVERY = inserting(delivery)
-ADD_DECISION = inserting(decision)
-ADD_ATTEMPT = inserting(attempt)
-
-_TOLD_AT = compiled(
-    select(notice.c.at).where(
-        notice.c.copy_key == bindparam("copy"), notice.c.state == bindparam("state")
-    )
-)
-_DONT_TELL = compiled(
-    notice.delete().where(
-        notice.c.copy_key == bindparam("copy"), notice.c.state == bindparam("state")
-    )
-)
-_TELL = inserting(notice)
+from proxy.store.sql import claim as sql
+from proxy.store.sql.ledger import ADD_ADDRESS
 
 #: What a decision can make of a row at once.
 NEW_STATES = (State.ATTEMPTING, State.BLOCKED, State.RETURNED)
@@ -135,7 +90,7 @@ class Claim:
         """All rows or none."""
         rows = self._intake.rows
         prior: dict[str, list[_Prior]] = {}
-        for copy_key, *columns in db.execute(*_PRIOR(copy_keys=self._copy_keys)):
+        for copy_key, *columns in db.execute(*sql.PRIOR(copy_keys=self._copy_keys)):
             prior.setdefault(copy_key, []).append(_Prior(*columns))
         fates = {
             r.n: _dedupe(r.n, prior.get(r.copy_key, ()), self._dedupe_from, self._owner)
@@ -158,7 +113,7 @@ class Claim:
             ]
             if counting.full(db, attempts):
                 return IntakeResult(stale=True)
-            submission_id = db.execute(_ADD_SUBMISSION.sql, self._submission).lastrowid or 0
+            submission_id = db.execute(sql.ADD_SUBMISSION.sql, self._submission).lastrowid or 0
             ref = self._intake.submission.ref
             new = [
                 (row, made, max((p.maybe_sent for p in prior.get(row.copy_key, ())), default=0))
@@ -202,11 +157,11 @@ def add_rows(
             (micros(row.next_try) if row.next_try else at) if waiting else None, row.reply,
             None if attempting or waiting else at, lease if attempting else None,
         ))  # fmt: skip
-    ids = several.insert(db, _ADD_DELIVERY.sql, deliveries)
+    ids = several.insert(db, sql.ADD_DELIVERY.sql, deliveries)
     made = [(id_, *columns) for id_, (_, columns, _) in zip(ids, new, strict=True)]
-    decisions = several.insert(db, ADD_DECISION.sql, made)
+    decisions = several.insert(db, sql.ADD_DECISION.sql, made)
     named = [(row.subject.exact, row.address) for row, _, _ in new if row.address]
-    several.insert(db, ledger.ADD_ADDRESS.sql, named)
+    several.insert(db, ADD_ADDRESS.sql, named)
     attempts = []
     fates = []
     for id_, decision_id, (row, _, maybe_sent) in zip(ids, decisions, new, strict=True):
@@ -219,7 +174,7 @@ def add_rows(
         else:
             fate = Fate.QUEUED if row.state is State.WAITING else Fate.RECORDED
             fates.append(RowFate(n=row.n, fate=fate, row=id_, ref=ref, reply=row.reply))
-    several.insert(db, ADD_ATTEMPT.sql, attempts)
+    several.insert(db, sql.ADD_ATTEMPT.sql, attempts)
     return fates
 
 
@@ -227,16 +182,16 @@ def add_notice(db: sqlite3.Connection, new: Notice, at: int) -> None:
     """Put a notice into the outbox, unless it tells nothing that was not told in its window."""
     since = micros(new.since)
     told = [
-        db.execute(*_TOLD_AT(copy=copy_key, state=state.value)).fetchone()
+        db.execute(*sql.TOLD_AT(copy=copy_key, state=state.value)).fetchone()
         for copy_key, state in new.covers
     ]
     if told and all(found is not None and found[0] >= since for found in told):
         return
     for copy_key, state in new.covers:
-        db.execute(*_DONT_TELL(copy=copy_key, state=state.value))
-        db.execute(_TELL.sql, (copy_key, state.value, at))
+        db.execute(*sql.DONT_TELL(copy=copy_key, state=state.value))
+        db.execute(sql.TELL.sql, (copy_key, state.value, at))
     columns = submission_columns(new.submission)
-    submission_id = db.execute(_ADD_SUBMISSION.sql, columns).lastrowid or 0
+    submission_id = db.execute(sql.ADD_SUBMISSION.sql, columns).lastrowid or 0
     made = decision_columns(new.row.decision, new.row.facts, at)
     add_rows(db, submission_id, new.submission.ref, [(new.row, made, 0)], at, None)
     bodies.add(db, submission_id, new.body)

@@ -11,6 +11,12 @@ import orjson
 from policy.events import detail_from
 from policy.model import Decision, Detail
 
+#: What a row of the lookup is, in its first column.
+EVENT, SUPPRESSION, ATTRIBUTE, MAIL, TOP = range(5)
+
+#: Stands among the marks of a submission whose history was not asked, and finds it again.
+UNDEDUPED = "undeduped"
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 

@@ -10,37 +10,13 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import bindparam, literal_column, or_, select
-
 from proxy.store.codec import array, instant, micros
 from proxy.store.model import Counted, NewRow, Reattempt, State
-from proxy.store.schema import compiled, delivery, each, submission
+from proxy.store.sql import counting as sql
 
 #: (sender, wide): the person to whom mails of a sender are counted.
 Person = tuple[str, str]
 Mails = Mapping[Person, Sequence[Counted]]
-
-# A mail that was refused or not sent does not count, unless one try of it may have arrived.
-_MAILS = compiled(
-    select(
-        delivery.c.sender,
-        delivery.c.wide,
-        submission.c.stream,
-        delivery.c.copy_key,
-        delivery.c.state,
-        delivery.c.last_attempt_at,
-    )
-    .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
-    .where(
-        delivery.c.marketing == literal_column("1"),
-        delivery.c.wide.in_(each("wides")),
-        delivery.c.last_attempt_at > bindparam("since"),
-        or_(
-            delivery.c.state.in_([literal_column("'attempting'"), literal_column("'relayed'")]),
-            delivery.c.maybe_sent == literal_column("1"),
-        ),
-    )
-)
 
 
 def mails(db: sqlite3.Connection, wides: Collection[str], since: int) -> Mails:
@@ -51,7 +27,7 @@ def mails(db: sqlite3.Connection, wides: Collection[str], since: int) -> Mails:
     """
     relayed: defaultdict[Person, list[Counted]] = defaultdict(list)
     open_: dict[tuple[Person, str], Counted] = {}
-    rows = db.execute(*_MAILS(wides=array(wides), since=since)).fetchall()
+    rows = db.execute(*sql.MAILS(wides=array(wides), since=since)).fetchall()
     for sender, wide, stream, copy_key, state, at in rows:
         person = (sender, wide)
         mail = Counted(stream, instant(at), copy_key, state == State.RELAYED)

@@ -6,78 +6,15 @@ import sqlite3
 from datetime import datetime
 
 import orjson
-from sqlalchemy import Text, bindparam, func, literal_column, or_, select
 
-from proxy.store import schema
 from proxy.store.codec import instant, micros
 from proxy.store.model import Decided, JournalEntry, State
-from proxy.store.schema import compiled, decision, delivery, outcome, submission
-
-_decisions = decision.alias("all_decisions")
-_outcomes = outcome.alias("all_outcomes")
-
-
-def _entries() -> schema.Query:
-    newest_decision = (
-        select(func.max(_decisions.c.id)).where(_decisions.c.delivery == delivery.c.id)
-    ).scalar_subquery()
-    newest_outcome = (
-        select(func.max(_outcomes.c.id)).where(_outcomes.c.delivery == delivery.c.id)
-    ).scalar_subquery()
-    empty = literal_column("''", Text)
-    of_ref = select(submission.c.id).where(submission.c.ref == bindparam("ref"))
-    return compiled(
-        select(
-            submission.c.ref, delivery.c.n, delivery.c.copy, delivery.c.exact,
-            func.coalesce(schema.address.c.address, empty), delivery.c.state, submission.c.stream,
-            delivery.c.sender, submission.c.mode, decision.c.verdict, decision.c.reason,
-            decision.c.cite, decision.c.pack, decision.c.rule, decision.c.basis, decision.c.event,
-            decision.c.facts, decision.c.at, delivery.c.attempts,
-            func.coalesce(outcome.c.result, empty), delivery.c.reply, delivery.c.ended_at,
-            delivery.c.maybe_sent,
-        )
-        .select_from(
-            delivery.join(submission, submission.c.id == delivery.c.submission)
-            .join(decision, decision.c.id == newest_decision)
-            .outerjoin(schema.address, schema.address.c.exact == delivery.c.exact)
-            .outerjoin(outcome, outcome.c.id == newest_outcome)
-        )
-        .where(or_(delivery.c.submission.in_(of_ref), delivery.c.exact == bindparam("exact")))
-        .order_by(delivery.c.id.desc())
-        .limit(bindparam("limit"))
-    )  # fmt: skip
-
-
-_ENTRIES = _entries()
-
-
-def _decided() -> schema.Query:
-    newest = (
-        select(func.max(_decisions.c.id)).where(_decisions.c.delivery == delivery.c.id)
-    ).scalar_subquery()
-    return compiled(
-        select(
-            delivery.c.id, submission.c.ref, delivery.c.n, submission.c.stream, delivery.c.sender,
-            submission.c.mode, submission.c.content_hash, submission.c.mail_from,
-            decision.c.verdict, decision.c.reason, decision.c.cite, decision.c.pack,
-            decision.c.facts, decision.c.at,
-        )
-        .select_from(
-            delivery.join(submission, submission.c.id == delivery.c.submission)
-            .join(decision, decision.c.id == newest)
-        )
-        .where(delivery.c.id > bindparam("after"), decision.c.at >= bindparam("since"))
-        .order_by(delivery.c.id)
-        .limit(bindparam("limit"))
-    )  # fmt: skip
-
-
-_DECIDED = _decided()
+from proxy.store.sql import journal as sql
 
 
 def entries(db: sqlite3.Connection, ref: str, exact: str, limit: int) -> list[JournalEntry]:
     """Rows of the transaction `ref` in the order they were written, or the newest of `exact`."""
-    rows = db.execute(*_ENTRIES(ref=ref or None, exact=exact or None, limit=limit)).fetchall()
+    rows = db.execute(*sql.ENTRIES(ref=ref or None, exact=exact or None, limit=limit)).fetchall()
     if ref:
         rows.reverse()
     return [_entry(row) for row in rows]
@@ -85,7 +22,7 @@ def entries(db: sqlite3.Connection, ref: str, exact: str, limit: int) -> list[Jo
 
 def decided(db: sqlite3.Connection, after: int, limit: int, since: datetime) -> list[Decided]:
     """Rows after the id `after` whose newest decision was taken at `since` or later."""
-    rows = db.execute(*_DECIDED(after=after, limit=limit, since=micros(since))).fetchall()
+    rows = db.execute(*sql.DECIDED(after=after, limit=limit, since=micros(since))).fetchall()
     return [
         Decided(
             id=id_, ref=ref, n=n, stream=stream, sender=sender, mode=mode,

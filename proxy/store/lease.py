@@ -11,59 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, bindparam, exists, func, literal_column, or_, select
-
 from proxy.errors import StoreTaken
-from proxy.store import schema
 from proxy.store.codec import micros
 from proxy.store.model import Result, State
-from proxy.store.schema import compiled, delivery, inserting, outcome, submission
+from proxy.store.sql import lease as sql
 
 #: A wall clock that ran ahead of the monotonic one by more than this was set.
 _LEAP = timedelta(seconds=5)
-
-_EPOCH = compiled(
-    select(schema.instance.c.epoch).where(schema.instance.c.id == bindparam("instance"))
-)
-ADD_OUTCOME = inserting(outcome)
-END = compiled(
-    delivery.update()
-    .where(delivery.c.id == bindparam("row"))
-    .values(
-        state=bindparam("state"),
-        reply=bindparam("reply"),
-        maybe_sent=func.max(delivery.c.maybe_sent, bindparam("unknown")),
-        next_try=bindparam("next_try"),
-        ended_at=bindparam("ended_at"),
-    )
-)
-_OTHERS = or_(
-    delivery.c.instance != bindparam("instance"), delivery.c.epoch != bindparam("epoch")
-)
-_open = delivery.alias("open")
-_ORPHANS = compiled(
-    select(delivery.c.id, delivery.c.attempts, delivery.c.owed, submission.c.received_at)
-    .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
-    .where(
-        # The journal is never scanned for it: the index alone says what is under way.
-        delivery.c.id.in_(
-            select(_open.c.id).where(_open.c.state == literal_column("'attempting'"))
-        ),
-        or_(
-            exists(
-                select(literal_column("1"))
-                .select_from(schema.instance)
-                .where(
-                    schema.instance.c.id == delivery.c.instance,
-                    schema.instance.c.epoch > delivery.c.epoch,
-                )
-            ),
-            and_(_OTHERS, delivery.c.lease <= bindparam("now")),
-            delivery.c.lease <= bindparam("long_ago"),
-        ),
-    )
-    .order_by(delivery.c.id)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +34,7 @@ class Owner:
 
     def check(self, db: sqlite3.Connection) -> None:
         """Raise `StoreTaken` when a later run of this instance has begun: send no more."""
-        row = db.execute(*_EPOCH(instance=self.instance)).fetchone()
+        row = db.execute(*sql.EPOCH(instance=self.instance)).fetchone()
         if row is None or row[0] != self.epoch:
             raise StoreTaken("another process has taken over this instance")
 
@@ -161,16 +115,17 @@ class Recover:
         owner = self._owner
         owner.check(db)
         orphans = db.execute(
-            *_ORPHANS(
+            *sql.ORPHANS(
                 instance=owner.instance, epoch=owner.epoch, now=self._now, long_ago=self._long_ago
             )
         ).fetchall()
         for id_, no, owed, received_at in orphans:
-            db.execute(ADD_OUTCOME.sql, (id_, no, Result.UNKNOWN.value, "", self._at, "recovered"))
+            unknown = (id_, no, Result.UNKNOWN.value, "", self._at, "recovered")
+            db.execute(sql.ADD_OUTCOME.sql, unknown)
             end = self._holding.end(Result.UNKNOWN, bool(owed))
             due = self._holding.until(received_at) if end is State.HELD else self._at
             db.execute(
-                *END(
+                *sql.END(
                     row=id_,
                     state=end.value,
                     reply="",

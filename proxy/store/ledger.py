@@ -7,209 +7,32 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import (
-    Case,
-    ColumnElement,
-    Text,
-    and_,
-    bindparam,
-    case,
-    exists,
-    func,
-    literal_column,
-    or_,
-    select,
-    union_all,
-)
-from sqlalchemy.dialects.sqlite import insert
 
 from policy.events import FieldError, fields_of, type_of
 from policy.model import TAKEN_HERE, Complaint, Detail, Event, Objection, Scope
-from proxy.store import clicks, forwarding, schema
-from proxy.store.codec import array, detail, instant, micros, to_json
+from proxy.store import clicks, forwarding
+from proxy.store.codec import (
+    ATTRIBUTE,
+    EVENT,
+    MAIL,
+    SUPPRESSION,
+    TOP,
+    array,
+    detail,
+    instant,
+    micros,
+    to_json,
+)
 from proxy.store.model import Known, NewAttributes, NewEvent, Subject
-from proxy.store.schema import (
-    compiled,
-    each,
-    event,
-    inserting,
-    last_marketing,
-    recipient,
-    suppression,
-)
-
-# -- statements ------------------------------------------------------------------------------------
-
-_EVENT_COLUMNS = (
-    "uid",
-    "sender",
-    "exact",
-    "wide",
-    "type",
-    "at",
-    "recorded_at",
-    "evidence",
-    "fields",
-)
-_ADD_EVENT = compiled(
-    insert(event)
-    .values({name: bindparam(name) for name in _EVENT_COLUMNS})
-    .on_conflict_do_nothing(index_elements=["uid"])
-    .returning(event.c.id)
-)
-_ADD_SUPPRESSION = inserting(suppression, [c.name for c in suppression.columns])
+from proxy.store.sql import ledger as sql
 
 _TAKEN_HERE = array(sorted(TAKEN_HERE))
-_o = suppression.alias("o")
-_IN_FORCE = compiled(
-    select(literal_column("1"))
-    .select_from(_o)
-    .where(
-        _o.c.exact == bindparam("exact"),
-        _o.c.sender == bindparam("sender"),
-        _o.c.wide == bindparam("wide"),
-        _o.c.type == bindparam("type"),
-        _o.c.scope == bindparam("scope"),
-        _o.c.topics == bindparam("topics"),
-        _o.c.stream.is_not_distinct_from(bindparam("stream")),
-        # A click adds to what was only imported: what was taken here blocks in observe mode, too.
-        or_(_o.c.via.in_(each("vias")), bindparam("taken") == literal_column("0")),
-        ~exists().where(
-            event.c.sender == _o.c.sender,
-            event.c.type == literal_column("'opt-in'"),
-            or_(event.c.exact == _o.c.exact, event.c.wide == _o.c.wide),
-            # "After" by ledger order or by its own time: when in doubt the click is recorded.
-            or_(event.c.id > _o.c.id, event.c.at > _o.c.at),
-        ),
-    )
-)
-
-_new_address = insert(schema.address).values(exact=bindparam("exact"), address=bindparam("address"))
-ADD_ADDRESS = compiled(_new_address.on_conflict_do_nothing(index_elements=["exact"]))
-
-_ATTRIBUTES = compiled(
-    select(recipient.c.attributes).where(
-        recipient.c.exact == bindparam("exact"), recipient.c.sender == bindparam("sender")
-    )
-)
-_new_attributes = insert(recipient).values(
-    {name: bindparam(name) for name in ("exact", "sender", "attributes")}
-)
-_SET_ATTRIBUTES = compiled(
-    _new_attributes.on_conflict_do_update(
-        index_elements=["exact", "sender"],
-        set_={"attributes": _new_attributes.excluded.attributes},
-    )
-)
-
-_new_mail = insert(last_marketing).values(
-    {name: bindparam(name) for name in ("exact", "sender", "at")}
-)
-MARK_MAIL = compiled(
-    _new_mail.on_conflict_do_update(
-        index_elements=["exact", "sender"],
-        set_={"at": func.max(last_marketing.c.at, _new_mail.excluded.at)},
-    )
-)
-
-HIGH = compiled(select(func.coalesce(func.max(event.c.id), literal_column("0"))))
-_TOUCHED = compiled(
-    select(literal_column("1"))
-    .select_from(event)
-    .where(
-        event.c.id > bindparam("high"),
-        or_(event.c.wide.in_(each("wides")), event.c.exact.in_(each("exacts"))),
-    )
-)
-
-_EVENT, _SUPPRESSION, _ATTRIBUTE, _MAIL, _TOP = range(5)
-_none = literal_column("NULL", Text)
-
-
-def opt_out_fields() -> Case[Any]:
-    """The fields of a suppression's event; they may be null.
-
-    Suppressions repeat the objections of the ledger and outlive their erasure.
-    """
-    return case(
-        (suppression.c.type == "complaint", func.json_object("via", suppression.c.via)),
-        else_=func.json_object(
-            "scope", suppression.c.scope,
-            "topics", func.json(suppression.c.topics),
-            "stream", suppression.c.stream,
-            "via", suppression.c.via,
-        ),
-    )  # fmt: skip
-
-
-def _lookup(of: Callable[[ColumnElement[str], str], ColumnElement[bool]]) -> schema.Query:
-    """ONE statement, so one snapshot of the database, for the subjects whose keys are `of` a name.
-
-    Blocking reaches over the widened key; the exact key is read as well, so that an entry stays
-    found when the rules of widening are changed later.
-    """
-    return compiled(
-        union_all(
-            select(
-                literal_column(str(_EVENT)), event.c.id, event.c.uid, event.c.sender, event.c.exact,
-                event.c.wide, event.c.type, event.c.at, event.c.recorded_at, event.c.evidence,
-                event.c.fields,
-            ).where(or_(of(event.c.wide, "wides"), of(event.c.exact, "exacts"))),
-            select(
-                literal_column(str(_SUPPRESSION)), suppression.c.id, suppression.c.uid,
-                suppression.c.sender, suppression.c.exact, suppression.c.wide, suppression.c.type,
-                suppression.c.at, suppression.c.recorded_at, literal_column("''"),
-                opt_out_fields(),
-            ).where(
-                or_(of(suppression.c.wide, "wides"), of(suppression.c.exact, "exacts"))
-            ),
-            select(
-                literal_column(str(_ATTRIBUTE)), _none, _none, recipient.c.sender,
-                recipient.c.exact, *[_none] * 5, recipient.c.attributes,
-            ).where(of(recipient.c.exact, "exacts")),
-            select(
-                literal_column(str(_MAIL)), _none, _none, last_marketing.c.sender,
-                last_marketing.c.exact, _none, _none, last_marketing.c.at, _none, _none, _none,
-            ).where(of(last_marketing.c.exact, "exacts")),
-            select(
-                literal_column(str(_TOP)), func.max(event.c.id), *[_none] * 9,
-            ).select_from(event),
-        )
-    )  # fmt: skip
-
-
-_LOOKUP = _lookup(lambda column, keys: column.in_(each(keys)))
-#: For one subject: half the time of the other.
-_LOOKUP_ONE = _lookup(lambda column, key: column == bindparam(key))
-
-_earlier = event.alias("earlier")
-_SUBJECTS = compiled(
-    select(event.c.id, event.c.sender, event.c.exact, event.c.wide)
-    .where(
-        event.c.id > bindparam("after"),
-        ~exists().where(
-            and_(
-                _earlier.c.exact == event.c.exact,
-                _earlier.c.sender == event.c.sender,
-                _earlier.c.id < event.c.id,
-            )
-        ),
-    )
-    .order_by(event.c.id)
-    .limit(bindparam("limit"))
-)
-
-_ADDRESSES = compiled(
-    select(schema.address.c.exact, schema.address.c.address).where(
-        schema.address.c.exact.in_(each("exacts"))
-    )
-)
 
 # -- append ----------------------------------------------------------------------------------------
 
@@ -295,7 +118,7 @@ class Append:
         who = e.subject
         if e.unless_in_force and opposed is not None:
             held = db.execute(
-                *_IN_FORCE(
+                *sql.IN_FORCE(
                     exact=who.exact, sender=who.sender, wide=who.wide, type=type_,
                     scope=opposed.scope, topics=opposed.topics, stream=opposed.stream,
                     taken=int(opposed.via in TAKEN_HERE), vias=_TAKEN_HERE,
@@ -305,16 +128,16 @@ class Append:
                 return False
         at, recorded_at = micros(e.at), micros(e.recorded_at)
         added = db.execute(
-            _ADD_EVENT.sql,
+            sql.ADD_EVENT.sql,
             (e.uid, who.sender, who.exact, who.wide, type_, at, recorded_at, e.evidence, fields),
         ).fetchone()
         if e.address:
-            db.execute(ADD_ADDRESS.sql, (who.exact, e.address))
+            db.execute(sql.ADD_ADDRESS.sql, (who.exact, e.address))
         if added is None:
             return False
         if opposed is not None:
             db.execute(
-                _ADD_SUPPRESSION.sql,
+                sql.ADD_SUPPRESSION.sql,
                 (
                     added[0], e.uid, who.sender, who.exact, who.wide, type_,
                     opposed.scope, opposed.topics, opposed.stream, opposed.via, at, recorded_at,
@@ -363,14 +186,14 @@ def _opt_outs(db: sqlite3.Connection, appends: Sequence[Append]) -> list[list[bo
 def _merge(db: sqlite3.Connection, new: NewAttributes, at: int, values: dict[str, Any]) -> None:
     """Key by key the value with the latest `at` wins; on a tie the later written."""
     who = new.subject
-    row = db.execute(*_ATTRIBUTES(exact=who.exact, sender=who.sender)).fetchone()
+    row = db.execute(*sql.ATTRIBUTES(exact=who.exact, sender=who.sender)).fetchone()
     held: dict[str, list[Any]] = orjson.loads(row[0]) if row else {}
     for key, value in values.items():
         if key not in held or held[key][1] <= at:
             held[key] = [value, at]
-    db.execute(_SET_ATTRIBUTES.sql, (who.exact, who.sender, to_json(held)))
+    db.execute(sql.SET_ATTRIBUTES.sql, (who.exact, who.sender, to_json(held)))
     if new.address:
-        db.execute(ADD_ADDRESS.sql, (who.exact, new.address))
+        db.execute(sql.ADD_ADDRESS.sql, (who.exact, new.address))
 
 
 # -- read ------------------------------------------------------------------------------------------
@@ -407,10 +230,10 @@ def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
     """What is known of all `subjects`, in one statement."""
     if len(subjects) == 1:
         [only] = subjects
-        query = _LOOKUP_ONE(wides=only.wide, exacts=only.exact)
+        query = sql.LOOKUP_ONE(wides=only.wide, exacts=only.exact)
     else:
         wides, exacts = {s.wide for s in subjects}, {s.exact for s in subjects}
-        query = _LOOKUP(wides=array(wides), exacts=array(exacts))
+        query = sql.LOOKUP(wides=array(wides), exacts=array(exacts))
     rows = db.execute(*query).fetchall()
     high = 0
     entries: dict[int, _Entry] = {}
@@ -420,20 +243,20 @@ def read(db: sqlite3.Connection, subjects: Collection[Subject]) -> Read:
     mails: dict[tuple[str, str], int] = {}
     unreadable: set[str] = set()
     for kind, id_, uid, sender, exact, wide, type_, at, recorded_at, evidence, fields in rows:
-        if kind == _EVENT or (kind == _SUPPRESSION and id_ not in entries):
+        if kind == EVENT or (kind == SUPPRESSION and id_ not in entries):
             try:
-                what = detail(type_, fields if kind == _EVENT else without_nulls(fields))
+                what = detail(type_, fields if kind == EVENT else without_nulls(fields))
             except FieldError:
                 unreadable |= {exact, wide}
                 continue
             entries[id_] = (uid, sender, exact, at, recorded_at, evidence, what)
             by_wide[wide].append(id_)
             by_exact[exact].append(id_)
-        elif kind == _TOP:
+        elif kind == TOP:
             high = id_ or 0
-        elif kind == _MAIL:
+        elif kind == MAIL:
             mails[sender, exact] = at
-        elif kind == _ATTRIBUTE:
+        elif kind == ATTRIBUTE:
             held = orjson.loads(fields)
             attributes[sender, exact] = {k: v for k, (v, _) in held.items() if v is not None}
     known = {}
@@ -459,12 +282,12 @@ def touched(db: sqlite3.Connection, high: int, subjects: Iterable[Subject]) -> b
     Ids are in commit order, because SQLite has one write lock for all processes: what a reader at
     `high` did not see has a higher id.
     """
-    (top,) = db.execute(HIGH.sql).fetchone()
+    (top,) = db.execute(sql.HIGH.sql).fetchone()
     if top <= high:
         return False
     subjects = list(subjects)
     found = db.execute(
-        *_TOUCHED(
+        *sql.TOUCHED(
             high=high,
             wides=array({s.wide for s in subjects}),
             exacts=array({s.exact for s in subjects}),
@@ -475,10 +298,10 @@ def touched(db: sqlite3.Connection, high: int, subjects: Iterable[Subject]) -> b
 
 def addresses(db: sqlite3.Connection, exacts: Collection[str]) -> dict[str, str]:
     """The addresses of exact keys that were not erased."""
-    return dict(db.execute(*_ADDRESSES(exacts=array(set(exacts)))).fetchall())
+    return dict(db.execute(*sql.ADDRESSES(exacts=array(set(exacts)))).fetchall())
 
 
 def pairs(db: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, Subject]]:
     """Distinct (sender, address) pairs by the id of their first event."""
-    rows = db.execute(*_SUBJECTS(after=after, limit=limit)).fetchall()
+    rows = db.execute(*sql.SUBJECTS(after=after, limit=limit)).fetchall()
     return [(id_, Subject(sender, exact, wide)) for id_, sender, exact, wide in rows]

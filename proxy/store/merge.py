@@ -11,21 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, exists, func, literal_column, or_, select
-
 from proxy.store import bodies, ledger
-from proxy.store.attempt import MAYBE_SENT, ROW, SETTLE_COPY, Record
+from proxy.store.attempt import Record
 from proxy.store.claim import decision_columns, submission_columns
 from proxy.store.codec import micros
 from proxy.store.lease import Holding, Owner
 from proxy.store.model import Intake, NewEvent, Outcome, Result, State
-from proxy.store.schema import attempt, compiled, decision, delivery, outcome, submission
-
-#: Stands among the marks of a submission whose history was not asked, and finds it again.
-UNDEDUPED = "undeduped"
-
-_SUBMISSION = tuple(str(c.name) for c in submission.columns if c.name != "id")
-_DECISION = tuple(str(c.name) for c in decision.columns if c.name not in ("id", "delivery"))
+from proxy.store.sql import merge as sql
+from proxy.store.sql.attempt import MAYBE_SENT, ROW, SETTLE_COPY
+from proxy.store.sql.claim import ADD_ATTEMPT, ADD_DECISION, ADD_SUBMISSION
+from proxy.store.sql.lease import ADD_OUTCOME
 
 _ENDS = {
     Result.ACCEPTED: State.RELAYED,
@@ -34,52 +29,6 @@ _ENDS = {
     Result.UNSENT: State.RETURNED,
     Result.UNKNOWN: State.UNKNOWN,
 }
-
-
-def _adding(table: Any, *names: str) -> Any:
-    return compiled(table.insert().inline().values({name: bindparam(name) for name in names}))
-
-
-_ADD_SUBMISSION = _adding(submission, *_SUBMISSION)
-_ADD_DECISION = _adding(decision, "delivery", *_DECISION)
-_ADD_DELIVERY = _adding(
-    delivery,
-    *("submission", "n", "copy", "sender", "exact", "wide", "copy_key", "marketing", "state"),
-    *("owed", "maybe_sent", "attempts", "instance", "epoch", "last_attempt_at", "reply"),
-    "ended_at",
-)
-_ADD_ATTEMPT = _adding(
-    attempt,
-    *("delivery", "no", "decision", "instance", "epoch", "committed_at", "ambiguous_retry"),
-)
-_ADD_OUTCOME = _adding(outcome, "delivery", "attempt", "result", "reply", "at", "note")
-
-_MERGED = compiled(
-    select(literal_column("1"))
-    .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
-    .where(
-        delivery.c.copy_key == bindparam("copy"),
-        submission.c.ref == bindparam("ref"),
-        exists(
-            select(literal_column("1"))
-            .select_from(func.json_each(submission.c.marks).table_valued("value").alias("mark"))
-            .where(literal_column("mark.value") == literal_column(f"'{UNDEDUPED}'"))
-        ),
-    )
-)
-# What may have left, or may be leaving: this copy is then the second one, or may be.
-_OTHERS = compiled(
-    select(literal_column("1"))
-    .select_from(delivery)
-    .where(
-        delivery.c.copy_key == bindparam("copy"),
-        or_(
-            delivery.c.state.in_([literal_column("'relayed'"), literal_column("'unknown'")]),
-            delivery.c.state == literal_column("'attempting'"),
-            delivery.c.maybe_sent == literal_column("1"),
-        ),
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +58,9 @@ def intent_of(intake: Intake) -> Intent:
     """The attempt of an intake with one row that is `attempting`."""
     [row] = intake.rows
     at = micros(intake.at)
-    made = dict(zip(_SUBMISSION, submission_columns(intake.submission), strict=True))
+    made = dict(zip(ADD_SUBMISSION.names, submission_columns(intake.submission), strict=True))
     subject = row.subject
+    columns = [name for name in ADD_DECISION.names if name != "delivery"]
     return Intent(
         submission=made,
         row={
@@ -121,7 +71,7 @@ def intent_of(intake: Intake) -> Intent:
             "wide": subject.wide,
             "copy_key": row.copy_key,
         },
-        decision=dict(zip(_DECISION, decision_columns(row.decision, row.facts, at), strict=True)),
+        decision=dict(zip(columns, decision_columns(row.decision, row.facts, at), strict=True)),
         at=at,
     )
 
@@ -182,17 +132,17 @@ class Merge:
     def _add(self, db: sqlite3.Connection, intent: Intent, ended: Ended | None) -> bool | None:
         """Whether another copy may be out; None where the attempt was here already."""
         copy = intent.copy_key
-        if db.execute(*_MERGED(copy=copy, ref=intent.ref)).fetchone() is not None:
+        if db.execute(*sql.MERGED(copy=copy, ref=intent.ref)).fetchone() is not None:
             return None
         result = ended.outcome.result if ended else Result.UNKNOWN
         reply = ended.outcome.reply if ended else ""
         at = micros(ended.outcome.at) if ended else self._at
         (maybe_sent,) = db.execute(*MAYBE_SENT(copy=copy)).fetchone()
-        other = db.execute(*_OTHERS(copy=copy)).fetchone() is not None
+        other = db.execute(*sql.OTHERS(copy=copy)).fetchone() is not None
         who = {"instance": self._owner.instance, "epoch": self._owner.epoch}
-        submission_id = db.execute(*_ADD_SUBMISSION(**intent.submission)).lastrowid
+        submission_id = db.execute(*ADD_SUBMISSION(**intent.submission)).lastrowid
         id_ = db.execute(
-            *_ADD_DELIVERY(
+            *sql.ADD_DELIVERY(
                 **intent.row,
                 **who,
                 submission=submission_id,
@@ -206,9 +156,9 @@ class Merge:
                 ended_at=at,
             )
         ).lastrowid
-        made = db.execute(*_ADD_DECISION(delivery=id_, **intent.decision)).lastrowid
+        made = db.execute(*ADD_DECISION(delivery=id_, **intent.decision)).lastrowid
         db.execute(
-            *_ADD_ATTEMPT(
+            *ADD_ATTEMPT(
                 **who,
                 delivery=id_,
                 no=1,
@@ -219,7 +169,7 @@ class Merge:
         )
         note = "" if ended else "recovered"
         db.execute(
-            *_ADD_OUTCOME(
+            *ADD_OUTCOME(
                 delivery=id_, attempt=1, result=result.value, reply=reply, at=at, note=note
             )
         )

@@ -18,7 +18,12 @@ from typing import Any
 from proxy.errors import StoreDown, StoreMissing
 from proxy.store.connection import BUSY_TIMEOUT, address, configure
 from proxy.store.instance import create_file, sync_directory
-from proxy.store.schema import APPLICATION_ID, REVISION
+
+#: The newest migration; equal to Alembic's head, known without importing Alembic (tested).
+REVISION = "0005"
+
+#: `PRAGMA application_id` of our files ("SLUI"), so that a foreign database is refused.
+APPLICATION_ID = 0x534C5549
 
 #: Alembic keeps its context in a module: one upgrade at a time in a process.
 _ALEMBIC = threading.Lock()

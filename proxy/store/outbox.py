@@ -12,15 +12,12 @@ from datetime import datetime
 from pathlib import Path
 
 import orjson
-from sqlalchemy import Text, bindparam, case, func, literal_column, select
 
 from policy.model import Decision
-from proxy.content import SPOOL_AT
-from proxy.store import bodies, counting, forwarding, ledger, schema
-from proxy.store.attempt import ATTEMPT_AGAIN, MAYBE_SENT, ROW
-from proxy.store.claim import ADD_ATTEMPT, ADD_DECISION, add_notice, decision_columns
+from proxy.store import bodies, counting, ledger
+from proxy.store.claim import add_notice, decision_columns
 from proxy.store.codec import array, instant, micros
-from proxy.store.lease import END, Owner
+from proxy.store.lease import Owner
 from proxy.store.model import (
     Body,
     Due,
@@ -38,88 +35,11 @@ from proxy.store.model import (
     Take,
     Unfinished,
 )
-from proxy.store.schema import body, compiled, delivery, each, notice, submission
-
-# In the words of the partial indexes `ix_delivery_due` and `ux_delivery_live`: the journal is never
-# scanned for them.
-_WAITING = delivery.c.state.in_([literal_column("'waiting'"), literal_column("'held'")])
-_live = delivery.alias("live")
-_UNFINISHED = delivery.c.id.in_(
-    select(_live.c.id).where(
-        _live.c.state.in_([literal_column(f"'{s}'") for s in ("attempting", "waiting", "held")])
-    )
-)
-_OF_SUBMISSION = delivery.join(submission, submission.c.id == delivery.c.submission)
-
-_DUE = compiled(
-    select(
-        delivery.c.id, delivery.c.attempts, submission.c.ref, delivery.c.n, submission.c.stream,
-        submission.c.received_at, delivery.c.next_try,
-    )
-    .select_from(_OF_SUBMISSION)
-    .where(_WAITING, delivery.c.next_try <= bindparam("at"))
-    .order_by(delivery.c.next_try, delivery.c.id)
-    .limit(bindparam("limit"))
-)  # fmt: skip
-_SUBMISSION_COLUMNS = [c for c in submission.columns if c.name != "id"]
-# A large mail is not read with its row. SQLite knows the length without reading the octets.
-_SMALL = case((func.length(body.c.content) <= literal_column(str(SPOOL_AT)), body.c.content))
-_OWED = compiled(
-    select(
-        delivery.c.attempts, delivery.c.n, delivery.c.copy, delivery.c.copy_key,
-        delivery.c.sender, delivery.c.exact, delivery.c.wide,
-        func.coalesce(schema.address.c.address, literal_column("''", Text)), delivery.c.reply,
-        body.c.envelope, _SMALL, body.c.submission, delivery.c.state,
-        *_SUBMISSION_COLUMNS,
-    )
-    .select_from(
-        _OF_SUBMISSION.join(body, body.c.submission == delivery.c.submission)
-        .outerjoin(schema.address, schema.address.c.exact == delivery.c.exact)
-    )
-    .where(delivery.c.id == bindparam("row"), _WAITING)
-)  # fmt: skip
-_RELAYED = compiled(
-    select(delivery.c.reply, submission.c.ref)
-    .select_from(_OF_SUBMISSION)
-    .where(
-        delivery.c.copy_key == bindparam("copy"),
-        delivery.c.state == literal_column("'relayed'"),
-        delivery.c.last_attempt_at >= bindparam("since"),
-    )
-    .order_by(delivery.c.id)
-    .limit(bindparam("limit"))
-)
-_HASTEN = compiled(
-    delivery.update()
-    .where(delivery.c.id.in_(each("rows")), _WAITING)
-    .values(state=literal_column("'waiting'"), next_try=bindparam("next_try"))
-)
-_COUNTS = compiled(
-    select(delivery.c.state, func.count(), func.min(submission.c.received_at))
-    .select_from(_OF_SUBMISSION)
-    .where(_UNFINISHED)
-    .group_by(delivery.c.state)
-)
-
-
-def _listing(*, one: bool) -> schema.Query:
-    chosen = select(
-        delivery.c.id, submission.c.ref, delivery.c.n, delivery.c.state, delivery.c.owed,
-        submission.c.stream, submission.c.received_at, delivery.c.attempts, delivery.c.next_try,
-        delivery.c.maybe_sent, delivery.c.reply, submission.c.size,
-    ).select_from(_OF_SUBMISSION)  # fmt: skip
-    where = chosen.where(_UNFINISHED)
-    if one:
-        where = where.where(submission.c.ref == bindparam("ref"))
-    return compiled(where.order_by(delivery.c.id).limit(bindparam("limit")))
-
-
-_ALL, _ONE = _listing(one=False), _listing(one=True)
-_TOLD = compiled(
-    select(notice.c.copy_key, notice.c.state).where(
-        notice.c.copy_key.in_(each("copies")), notice.c.at >= bindparam("since")
-    )
-)
+from proxy.store.sql import outbox as sql
+from proxy.store.sql.attempt import ATTEMPT_AGAIN, MAYBE_SENT, ROW
+from proxy.store.sql.claim import ADD_ATTEMPT, ADD_DECISION, ADD_SUBMISSION
+from proxy.store.sql.forwarding import PASS
+from proxy.store.sql.lease import END
 
 
 class TakeRow:
@@ -159,7 +79,7 @@ class TakeRow:
         if not (held or state == State.WAITING) or attempts != take.attempts:
             return _one(RowFate(n=n, fate=Fate.BUSY, row=take.row, attempt=attempts))
         elsewhere = db.execute(
-            *_RELAYED(copy=copy, since=micros(take.dedupe_from), limit=1)
+            *sql.RELAYED(copy=copy, since=micros(take.dedupe_from), limit=1)
         ).fetchone()
         if elsewhere is not None:
             reply, ref = elsewhere
@@ -241,7 +161,7 @@ class Pass:
         at = micros(p.at)
         waits = p.state is ForwardState.WAITING
         done = db.execute(
-            *forwarding.PASS(
+            *PASS(
                 id_=p.id,
                 attempts_=p.attempts,
                 state=p.state.value,
@@ -271,7 +191,7 @@ class Hasten:
 
     def run(self, db: sqlite3.Connection) -> int:
         """How many there were."""
-        return db.execute(*_HASTEN(rows=self._rows, next_try=self._at)).rowcount
+        return db.execute(*sql.HASTEN(rows=self._rows, next_try=self._at)).rowcount
 
 
 def due(db: sqlite3.Connection, at: datetime, limit: int) -> list[Due]:
@@ -282,14 +202,14 @@ def due(db: sqlite3.Connection, at: datetime, limit: int) -> list[Due]:
             received_at=instant(received_at), next_try=instant(next_try),
         )
         for row, attempts, ref, n, stream, received_at, next_try in db.execute(
-            *_DUE(at=micros(at), limit=limit)
+            *sql.DUE(at=micros(at), limit=limit)
         )
     ]  # fmt: skip
 
 
 def owed(db: sqlite3.Connection, row: int, directory: Path) -> Owed | None:
     """See `Store.owed`. A large mail is put into a file in `directory`."""
-    found = db.execute(*_OWED(row=row)).fetchone()
+    found = db.execute(*sql.OWED(row=row)).fetchone()
     if found is None:
         return None
     attempts, n, copy, copy_key, sender, exact, wide, address, reply = found[:9]
@@ -297,7 +217,7 @@ def owed(db: sqlite3.Connection, row: int, directory: Path) -> Owed | None:
     content = small if small is not None else bodies.content_of(db, id_, directory)
     if content is None:
         return None
-    columns = dict(zip([c.name for c in _SUBMISSION_COLUMNS], found[13:], strict=True))
+    columns = dict(zip(ADD_SUBMISSION.names, found[13:], strict=True))
     columns["received_at"] = instant(columns["received_at"])
     columns["marks"] = tuple(orjson.loads(columns["marks"]))
     return Owed(
@@ -317,7 +237,7 @@ def owed(db: sqlite3.Connection, row: int, directory: Path) -> Owed | None:
 
 def unfinished(db: sqlite3.Connection) -> Unfinished:
     """See `Store.unfinished`."""
-    rows = db.execute(*_COUNTS()).fetchall()
+    rows = db.execute(*sql.COUNTS()).fetchall()
     oldest = min((at for _, _, at in rows), default=None)
     oldest_open = min((at for state, _, at in rows if state != State.HELD), default=None)
     return Unfinished(
@@ -329,7 +249,7 @@ def unfinished(db: sqlite3.Connection) -> Unfinished:
 
 def listed(db: sqlite3.Connection, ref: str, limit: int) -> list[OutboxRow]:
     """See `Store.outbox`."""
-    found = db.execute(*(_ONE(ref=ref, limit=limit) if ref else _ALL(limit=limit)))
+    found = db.execute(*(sql.ONE(ref=ref, limit=limit) if ref else sql.ALL(limit=limit)))
     return [
         OutboxRow(
             row=row, ref=ref_, n=n, state=State(state), owed=bool(owed_), stream=stream,
@@ -349,7 +269,7 @@ def told(
 ) -> set[tuple[str, State]]:
     """See `Store.told`."""
     copies = array([copy_key for copy_key, _ in covers])
-    found = db.execute(*_TOLD(copies=copies, since=micros(since)))
+    found = db.execute(*sql.TOLD(copies=copies, since=micros(since)))
     return {(copy_key, State(state)) for copy_key, state in found} & set(covers)
 
 

@@ -3,13 +3,14 @@
 Only integers (microseconds since the epoch, UTC; booleans as 0 and 1) and text (JSON where a value
 has parts) are stored, because statements run on the raw driver without SQLAlchemy's type
 processors. Migrations create the tables; a test holds the two equal. What PostgreSQL wants to know
-of a partial index is in them only: to name it here loads its dialect, a megabyte, at every start.
+of a partial index is in them only.
+
+For development and migrations: what runs reads the texts in `proxy/store/sql`, and never this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -33,11 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement, Select
 
-#: The newest migration; equal to Alembic's head, known without importing Alembic (tested).
-REVISION = "0005"
-
-#: `PRAGMA application_id` of our files ("SLUI"), so that a foreign database is refused.
-APPLICATION_ID = 0x534C5549
+from proxy.store.query import Query
 
 #: Rows of these tables are written once; triggers forbid any UPDATE and DELETE.
 APPEND_ONLY = ("event", "suppression", "submission", "decision", "attempt", "outcome")
@@ -350,33 +347,13 @@ def triggers() -> list[str]:
     ]
 
 
-class Query:
-    """A statement compiled once: SQL with `?`, its parameters in that order, its constants."""
-
-    __slots__ = ("_pick", "constants", "names", "sql")
-
-    def __init__(self, sql: str, names: tuple[str, ...], constants: Mapping[str, object]) -> None:
-        self.sql = sql
-        self.names = names
-        self.constants = constants
-        self._pick = itemgetter(*names) if len(names) > 1 and not constants else None
-
-    def __call__(self, **values: object) -> tuple[str, tuple[object, ...]]:
-        """SQL and arguments for `sqlite3.Connection.execute`."""
-        if self._pick is not None:
-            return self.sql, self._pick(values)
-        constants = self.constants
-        return self.sql, tuple([
-            constants[name] if name in constants else values[name] for name in self.names
-        ])
-
-
 def compiled(statement: ClauseElement) -> Query:
     """Compile a Core statement. SQLite's LIMIT brings an OFFSET of its own as a constant."""
     made = statement.compile(dialect=_DIALECT)
     names = tuple(made.positiontup or ())  # type: ignore[attr-defined]
     constants = {name: made.params[name] for name in names if made.params[name] is not None}
-    return Query(str(made), names, constants)
+    text_ = " ".join(line.strip() for line in str(made).splitlines())
+    return Query(text_, names, constants)
 
 
 def inserting(table: Table, columns: Sequence[str] | None = None) -> Query:

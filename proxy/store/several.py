@@ -14,7 +14,7 @@ from itertools import chain
 
 #: Rows of a statement: few sizes, so that all of them stay prepared.
 _SIZES = (64, 16, 4, 1)
-_ROW = re.compile(r"VALUES (\([?, ]+\))")
+_ROW = re.compile(r"VALUES (\([?,\s]+\))")
 
 
 def insert(db: sqlite3.Connection, sql: str, rows: Sequence[Sequence[object]]) -> list[int]:

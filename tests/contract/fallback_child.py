@@ -21,7 +21,7 @@ from proxy.fallback.keep import Keep
 from proxy.fallback.records import decoded
 from proxy.fallback.shelter import Shelter
 from proxy.fallback.store import FallbackStore
-from proxy.store.merge import UNDEDUPED
+from proxy.store.codec import UNDEDUPED
 from proxy.store.model import Intake
 from proxy.store.sqlite import SqliteStore, open_sqlite
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import contract_path  # noqa: F401
 from store_values import ANNA, after, relayed
 
-from proxy.store.counting import _MAILS
-from proxy.store.schema import REVISION
+from proxy.store.migrate import REVISION
+from proxy.store.sql.counting import MAILS
 from proxy.store.sqlite import open_sqlite
 
 
@@ -24,7 +24,7 @@ async def test_the_mails_of_a_person_are_found_by_the_index(tmp_path: Path) -> N
     path = tmp_path / "store.db"
     await filled(path)
     with closing(sqlite3.connect(path)) as db:
-        sql, values = _MAILS(wides='["wide:anna"]', since=0)
+        sql, values = MAILS(wides='["wide:anna"]', since=0)
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
     used = "SEARCH delivery USING INDEX ix_delivery_person (wide=? AND last_attempt_at>?)"
     assert used in plan

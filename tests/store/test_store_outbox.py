@@ -9,20 +9,20 @@ from pathlib import Path
 import contract_path  # noqa: F401
 import pytest
 
-from proxy.store import bodies, outbox
-from proxy.store.schema import Query
+from proxy.store.query import Query
+from proxy.store.sql import bodies, outbox
 from proxy.store.sqlite import open_sqlite
 
 QUERIES: dict[str, tuple[Query, dict[str, object]]] = {
-    "counts": (outbox._COUNTS, {}),
-    "list": (outbox._ALL, {"limit": 10}),
-    "show": (outbox._ONE, {"ref": "r", "limit": 10}),
-    "due": (outbox._DUE, {"at": 1, "limit": 10}),
-    "owed": (outbox._OWED, {"row": 1}),
-    "relayed": (outbox._RELAYED, {"copy": "k", "since": 1, "limit": 1}),
-    "hasten": (outbox._HASTEN, {"rows": "[1]", "next_try": 1}),
-    "told": (outbox._TOLD, {"copies": "[]", "since": 1}),
-    "drop": (bodies._DROP, {"copy": "k"}),
+    "counts": (outbox.COUNTS, {}),
+    "list": (outbox.ALL, {"limit": 10}),
+    "show": (outbox.ONE, {"ref": "r", "limit": 10}),
+    "due": (outbox.DUE, {"at": 1, "limit": 10}),
+    "owed": (outbox.OWED, {"row": 1}),
+    "relayed": (outbox.RELAYED, {"copy": "k", "since": 1, "limit": 1}),
+    "hasten": (outbox.HASTEN, {"rows": "[1]", "next_try": 1}),
+    "told": (outbox.TOLD, {"copies": "[]", "since": 1}),
+    "drop": (bodies.DROP, {"copy": "k"}),
 }
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from bench.recovery import fill, start
 from proxy.store.group import commit
-from proxy.store.lease import _ORPHANS, Holding, Owner, Recover
+from proxy.store.lease import Holding, Owner, Recover
+from proxy.store.sql.lease import ORPHANS
 from proxy.store.sqlite import open_sqlite
 
 NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -54,7 +55,7 @@ async def test_each_row_that_was_left_open_costs_two_statements(tmp_path: Path, 
 
 async def test_the_journal_is_not_scanned_for_it(tmp_path: Path) -> None:
     path = await prepared(tmp_path / "store.db", 10)
-    sql, values = _ORPHANS(instance="a", epoch=1, now=1, long_ago=1)
+    sql, values = ORPHANS(instance="a", epoch=1, now=1, long_ago=1)
     with closing(sqlite3.connect(path)) as db:
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
     scans = [step for step in plan if step.startswith("SCAN")]

@@ -30,9 +30,11 @@ from store_values import (
 
 from policy.model import Complaint, ComplaintVia, Detail, Objection, Scope, Via
 from proxy.errors import StoreDown, StoreUnavailable
-from proxy.store import attempt, claim, connection, journal, ledger
+from proxy.store import connection
 from proxy.store.model import Fate, Result, State
-from proxy.store.schema import APPEND_ONLY, Query
+from proxy.store.query import Query
+from proxy.store.schema import APPEND_ONLY
+from proxy.store.sql import attempt, claim, journal, ledger
 from proxy.store.sqlite import SqliteStore, open_sqlite
 
 
