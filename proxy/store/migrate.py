@@ -1,34 +1,32 @@
 """Bring a database file to the schema of this code: create, check, upgrade. Synchronous.
 
-Alembic is imported only when there is something to do. A new database is made under another name
-and linked into place when it is complete, so a file that exists but is empty is always damage and
-never a fresh store.
+A new database is made of the statements in `sql/tables.py`; for the migrations of an older one a
+process of its own is started (`upgrade.py`), so that Alembic is never loaded here. A new one is
+made under another name and linked into place when it is complete, so a file that exists but is
+empty is always damage and never a fresh store.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sqlite3
-import threading
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from proxy.errors import StoreDown, StoreMissing
+from proxy.errors import StoreDown, StoreMissing, StoreUnavailable
 from proxy.store.connection import BUSY_TIMEOUT, address, configure
 from proxy.store.instance import create_file, sync_directory
-
-#: The newest migration; equal to Alembic's head, known without importing Alembic (tested).
-REVISION = "0005"
+from proxy.store.sql.tables import REVISION, TABLES
 
 #: `PRAGMA application_id` of our files ("SLUI"), so that a foreign database is refused.
 APPLICATION_ID = 0x534C5549
 
-#: Alembic keeps its context in a module: one upgrade at a time in a process.
-_ALEMBIC = threading.Lock()
-
-_MIGRATIONS = Path(__file__).parent / "migrations"
+#: What an upgrade in its process may end with.
+_TROUBLES = {kind.__name__: kind for kind in (StoreUnavailable, StoreDown, StoreMissing)}
 
 
 def prepare(path: Path, *, create: bool, check: bool = False) -> None:
@@ -44,17 +42,18 @@ def prepare(path: Path, *, create: bool, check: bool = False) -> None:
                 " relay ran here before, it and its opt-outs were lost: restore a backup"
             )
         _create(path)
-    with closing(_connect(path)) as db:
-        current = _revision(db, path)
+    with closing(connect(path)) as db:
+        current = revision(db, path)
         if check:
             found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise StoreDown(f"{path} is damaged: {found}")
         if current != REVISION:
-            _upgrade(db, path, current)
+            _upgrade(path)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """Open an existing file, to look at its schema or change it."""
     db = sqlite3.connect(
         address(path),
         uri=True,
@@ -74,10 +73,14 @@ def _create(path: Path) -> None:
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     create_file(new, b"")
     try:
-        with closing(_connect(new)) as db:
+        with closing(connect(new)) as db:
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             configure(db)
-            _upgrade(db, new, None)
+            db.execute("BEGIN IMMEDIATE")
+            for statement in TABLES:
+                db.execute(statement)
+            db.execute("INSERT INTO alembic_version VALUES (?)", (REVISION,))
+            db.execute("COMMIT")
         # The last connection has folded the log into the file.
         _sync(new)
         try:
@@ -98,7 +101,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _revision(db: sqlite3.Connection, path: Path) -> str:
+def revision(db: sqlite3.Connection, path: Path) -> str:
     """The schema's revision. What is no store is refused: an empty one forgets every opt-out."""
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise StoreMissing(f"{path} is no Sluis store, or an emptied one: restore it from a backup")
@@ -108,39 +111,18 @@ def _revision(db: sqlite3.Connection, path: Path) -> str:
     return str(rows[0][0])
 
 
-def _upgrade(db: sqlite3.Connection, path: Path, current: str | None) -> None:
-    """Run the missing migrations in one transaction; an interrupted one leaves nothing."""
-    from alembic import command
-    from alembic.script import ScriptDirectory
-    from sqlalchemy import create_engine, event
-    from sqlalchemy.pool import StaticPool
-
-    config = alembic_config()
-    if current is not None:
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if current not in known:
-            raise StoreMissing(
-                f"{path} was written by a newer version of Sluis (schema {current}, this one knows"
-                f" up to {REVISION}): install that version"
-            )
-    engine = create_engine("sqlite://", creator=lambda: db, poolclass=StaticPool)
-
-    # The driver would not open a transaction for DDL: open one ourselves, with the write lock.
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    with _ALEMBIC, engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        connection.commit()
-
-
-def alembic_config() -> Any:
-    """Alembic's configuration, without a file."""
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
+def _upgrade(path: Path) -> None:
+    """Run the missing migrations in a process of its own."""
+    # It finds our code where we found it, and nothing in the directory that we happen to be in.
+    words = [sys.executable, "-P", "-m", "proxy.store.upgrade", str(path)]
+    paths = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(  # noqa: S603  ourselves
+        words, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return
+    try:
+        kind, why = json.loads(done.stdout)
+    except ValueError:
+        kind, why = "", done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+    raise _TROUBLES.get(kind, StoreUnavailable)(f"{path} cannot be upgraded: {why}")

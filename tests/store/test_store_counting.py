@@ -9,8 +9,8 @@ from pathlib import Path
 import contract_path  # noqa: F401
 from store_values import ANNA, after, relayed
 
-from proxy.store.migrate import REVISION
 from proxy.store.sql.counting import MAILS
+from proxy.store.sql.tables import REVISION
 from proxy.store.sqlite import open_sqlite
 
 

@@ -19,9 +19,9 @@ from store_process import child, child_environment
 from store_values import ANNA, event
 
 from proxy.errors import StoreDown, StoreMissing, StoreUnavailable
-from proxy.store import instance, migrate
-from proxy.store.migrate import REVISION
+from proxy.store import instance, migrate, upgrade
 from proxy.store.schema import metadata, triggers
+from proxy.store.sql.tables import REVISION
 from proxy.store.sqlite import SqliteStore, open_sqlite
 
 
@@ -153,7 +153,7 @@ def normal(sql: str) -> str:
     return f"{head}({','.join(sorted(part.strip() for part in body.split(',')))}){options}"
 
 
-async def test_migrations_make_the_schema_of_the_code(made: Path) -> None:
+async def test_a_new_database_has_the_schema_of_the_code(made: Path) -> None:
     engine = create_engine("sqlite://")
     with engine.connect() as connection, closing(sqlite3.connect(made)) as db:
         metadata.create_all(connection)
@@ -166,8 +166,17 @@ async def test_migrations_make_the_schema_of_the_code(made: Path) -> None:
 
 
 def test_the_code_knows_the_newest_revision() -> None:
-    script = ScriptDirectory.from_config(migrate.alembic_config())
+    script = ScriptDirectory.from_config(upgrade.config())
     assert script.get_heads() == [REVISION]
+
+
+async def test_migrations_make_what_a_new_database_has(made: Path) -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        upgrade.upgrade(db, None)
+        with closing(sqlite3.connect(made)) as new:
+            assert schema(db) == schema(new)
+            versions = [x.execute("SELECT * FROM alembic_version").fetchall() for x in (db, new)]
+            assert versions == [[(REVISION,)], [(REVISION,)]]
 
 
 async def test_a_store_of_a_newer_version_is_refused(made: Path) -> None:
@@ -187,15 +196,25 @@ async def test_an_upgrade_that_fails_leaves_nothing(
 ) -> None:
     """All of it is one transaction: break it at its last statement."""
     instance.create_file(path, b"")
-    with closing(migrate._connect(path)) as db:
+    with closing(migrate.connect(path)) as db:
         db.execute("CREATE TABLE outcome (x)")  # in the way of the migration
         before = schema(db)
         with pytest.raises(Exception, match="outcome"):
-            migrate._upgrade(db, path, None)
+            upgrade.upgrade(db, None)
         assert schema(db) == before
         db.execute("DROP TABLE outcome")
-        migrate._upgrade(db, path, None)
+        upgrade.upgrade(db, None)
         assert ("table", "outcome") in {(t, n) for t, n, _ in schema(db)}
+
+
+async def test_an_upgrade_that_fails_in_its_process_says_why_here(made: Path) -> None:
+    execute(
+        made, "UPDATE alembic_version SET version_num = '0004'", "DROP TABLE delivery"
+    )
+    with pytest.raises(StoreUnavailable, match=r"store\.db cannot be upgraded: no such table: del"):
+        await opened(made)
+    with closing(sqlite3.connect(made)) as db:
+        assert db.execute("SELECT * FROM alembic_version").fetchall() == [("0004",)]
 
 
 def test_opening_what_is_up_to_date_imports_neither_alembic_nor_sqlalchemy(made: Path) -> None:

@@ -1,17 +1,23 @@
-"""Write `proxy/store/sql` anew: `make statements`, or `python -m proxy.store.statements.write`."""
+"""Write `proxy/store/sql` anew: `make statements`, or `python -m proxy.store.statements.write`.
+
+Statements are made of the modules beside this one, the tables of the migrations.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from proxy.store.query import Query
+from proxy.store.upgrade import upgrade
 
 _HERE = Path(__file__).parent
 _SQL = _HERE.parent / "sql"
@@ -29,7 +35,9 @@ def texts() -> dict[Path, str]:
     """What the modules of `proxy/store/sql` are to hold, by file."""
     modules = {path.stem for path in _HERE.glob("*.py")}
     names = sorted(modules - {"__init__", Path(__file__).stem})
-    return {_SQL / f"{name}.py": _module(name) for name in names}
+    made = {_SQL / f"{name}.py": _module(name) for name in names}
+    made[_SQL / "tables.py"] = _tables()
+    return made
 
 
 def stale() -> list[Path]:
@@ -61,6 +69,34 @@ def _module(name: str) -> str:
         *(line for key, query in made.items() for line in _statement(key, query)),
         "",
     ])
+
+
+def _tables() -> str:
+    """All that the migrations make in an empty database."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        upgrade(db, None)
+        made = db.execute(
+            "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite!_%'"
+            " ESCAPE '!' ORDER BY rowid"
+        ).fetchall()
+        [(revision,)] = db.execute("SELECT version_num FROM alembic_version").fetchall()
+    return "\n".join([
+        '"""Written by `make statements`: change `proxy/store/migrations` instead."""',
+        "",
+        "#: The newest migration.",
+        f"REVISION = {json.dumps(revision)}",
+        "",
+        "#: A database of that schema, but for its row in `alembic_version`.",
+        "TABLES = (",
+        *(f'    """{_tidy(sql)}""",' for (sql,) in made),
+        ")",
+        "",
+    ])
+
+
+def _tidy(sql: str) -> str:
+    lines = (line.rstrip().replace("\t", "  ") for line in sql.strip().split("\n"))
+    return "\n    ".join(lines)
 
 
 def _statement(key: str, query: Query) -> Iterator[str]:
