@@ -142,7 +142,7 @@ def test_help_names_the_public_targets() -> None:
     done = subprocess.run(["make", "-s", "-C", ROOT], capture_output=True, text=True, check=True)
     named = re.findall(r"^ +make ([a-z]+) ", done.stdout, flags=re.MULTILINE)
     expected = ["help", "demo", "test", "check", "lint", "types", "fuzz", "faults", "bench"]
-    assert named == [*expected, "corpus", "docs", "lock", "clean"]
+    assert named == [*expected, "corpus", "docs", "statements", "lock", "clean"]
 
 
 def test_demo_passes_its_arguments() -> None:
