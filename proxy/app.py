@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from policy.model import Category
@@ -281,7 +282,13 @@ async def _listen(
             key = f"listeners.{n}.address"
             raise _cannot_listen(settings, key, entry.address, error) from error
         listeners.append(listener)
+        if entry.tls != "none":
+            telemetry.certificate(entry.address, partial(_end_of, listener))
     return listeners
+
+
+def _end_of(listener: RunningListener) -> float:
+    return listener.certificate.ends
 
 
 async def _hear(pool: Pool) -> None:

@@ -7,6 +7,7 @@ tenth, counts as `other`. Times are seconds, sizes bytes.
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,17 +94,14 @@ class PackLike(Protocol):
     @property
     def id(self) -> str:
         """Lower-case country code, or `eu`."""
-        ...
 
     @property
     def version(self) -> str:
         """Version of the pack's text."""
-        ...
 
     @property
     def digest(self) -> str:
         """Digest over its canonical bytes."""
-        ...
 
 
 class Telemetry:
@@ -172,6 +170,12 @@ class Telemetry:
             self._up[OTHER] = up.labels(OTHER)
         for child in self._up.values():
             child.set(1)  # as the pool counts it: one never tried is up
+        self._ends = self._gauge(
+            "certificate_expires_timestamp_seconds", "When a certificate ends.", ("listener",)
+        )
+        for listener in settings.listeners[:_NAMED]:
+            if listener.tls != "none":
+                self._ends.labels(listener.address).set(math.nan)
         outbox = self._gauge("outbox_messages", "Unfinished mails by state.", ("state",))
         self._outbox = {state: outbox.labels(state) for state in OUTBOX_STATES}
         self._oldest = self._gauge("outbox_oldest_seconds", "Age of the oldest unfinished mail.")
@@ -179,9 +183,7 @@ class Telemetry:
         self._fallback = self._gauge(
             "fallback_records", "Records beside the store that wait to be merged."
         )
-        self._fallback_oldest = self._gauge(
-            "fallback_oldest_seconds", "Age of the oldest record beside the store."
-        )
+        self._fallback_oldest = self._gauge("fallback_oldest_seconds", "Age of the oldest of them.")
         bases = self._gauge("bases", "People who may be written to, by basis.", ("basis",))
         self._bases = {r.value: bases.labels(r.value) for r in ALLOW if r is not ALLOW[-1]}
         expiring = self._gauge("bases_expiring", "Bases that end within a time.", ("within",))
@@ -431,6 +433,11 @@ class Telemetry:
         child = self._up.get(name) or self._up.get(OTHER)
         if child is not None:
             child.set(int(up))
+
+    def certificate(self, listener: str, ends: Callable[[], float]) -> None:
+        """`ends` gives the Unix time at which the certificate in use at `listener` ends."""
+        if listener in self._listeners:
+            self._ends.labels(listener).set_function(ends)
 
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,15 @@ from proxy.errors import ConfigError
 
 
 class Certificate:
-    """The TLS context of a listener, renewed when its files are. Raises `ConfigError`."""
+    """The TLS context of a listener, renewed when its files are. Raises `ConfigError`.
+
+    `ends` is the Unix time of its last second, NaN where there is none.
+    """
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self.context = server_context(listener)
+        self.ends = _ends(listener)
         self._seen = self._stamp()
 
     @property
@@ -30,9 +35,10 @@ class Certificate:
         """
         stamp = self._stamp()  # before reading: what is written meanwhile is seen next time
         context = server_context(self._listener)
+        ends = _ends(self._listener)
 
         def use() -> None:
-            self.context, self._seen = context, stamp
+            self.context, self._seen, self.ends = context, stamp, ends
 
         return use
 
@@ -46,6 +52,20 @@ def _stat(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _ends(listener: Listener) -> float:
+    """The end of the certificate that clients are shown; its authorities' are not looked at."""
+    if listener.tls == "none" or listener.certificate is None:
+        return math.nan
+    from cryptography import x509  # memory that only TLS needs
+
+    try:
+        # The first of the file is the listener's own: OpenSSL took it, so it is one.
+        leaf = x509.load_pem_x509_certificate(listener.certificate.read_bytes())
+    except (OSError, ValueError):
+        return math.nan
+    return leaf.not_valid_after_utc.timestamp()
 
 
 def server_context(listener: Listener) -> ssl.SSLContext | None:

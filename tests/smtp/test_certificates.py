@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import ssl
+import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,16 @@ from front_door import Door, front_door
 from proxy.smtp import certificates
 
 OTHER = trustme.CA()
-NEW = OTHER.issue_cert("localhost", "127.0.0.1")
+SOON = datetime.now(UTC) + timedelta(days=9)
+NEW = OTHER.issue_cert("localhost", "127.0.0.1", not_after=SOON)
+NEW_PEM = ssl.PEM_cert_to_DER_cert(NEW.cert_chain_pems[0].bytes().decode())
+
+
+def end_of(der: bytes) -> float:
+    """The Unix time at which a certificate ends, as openssl reads it."""
+    command = ["openssl", "x509", "-inform", "DER", "-noout", "-enddate"]
+    said = subprocess.run(command, input=der, capture_output=True, check=True).stdout.decode()
+    return float(ssl.cert_time_to_seconds(said.strip().removeprefix("notAfter=")))
 
 
 def write(tmp_path: Path, *, certificate: bool = True, key: bool = True) -> None:
@@ -46,6 +58,7 @@ def test_new_handshakes_see_the_new_certificate_and_old_connections_go_on(tmp_pa
         assert door.call(lambda: certificates.renew([door.listener]))
         assert not door.listener.certificate.changed
         assert shown(door) != before
+        assert door.listener.certificate.ends == end_of(shown(door))
         client.open("anna@example.nl")
 
 
@@ -63,6 +76,7 @@ def test_the_old_one_stays_when_the_new_one_cannot_be_used(tmp_path: Path, broke
             (tmp_path / "key.pem").write_text("-----BEGIN PRIVATE KEY-----\n")
         assert not door.call(lambda: certificates.renew([door.listener]))
         assert shown(door) == before
+        assert door.listener.certificate.ends == end_of(before) != end_of(NEW_PEM)
         assert door.listener.certificate.changed  # so that it is tried again
         write(tmp_path)
         assert door.call(lambda: certificates.renew([door.listener]))
@@ -86,6 +100,7 @@ def test_all_listeners_or_none(tmp_path: Path) -> None:
 def test_a_listener_without_tls_has_nothing_to_renew() -> None:
     with front_door() as door:
         assert not door.listener.certificate.changed
+        assert math.isnan(door.listener.certificate.ends)
         assert certificates.renew([door.listener])
 
 
