@@ -26,6 +26,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from proxy.config.countries import CODES, USER_ASSIGNED
+
 Network = IPv4Network | IPv6Network
 
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -162,7 +164,10 @@ def domain(value: object) -> str:
 def _country(value: str) -> str:
     if value in ("UK", "EL"):
         raise wrong("is no ISO 3166-1 code", f'write "{"GB" if value == "UK" else "GR"}"')
-    if not re.fullmatch(r"[A-Z]{2}", value):
+    if value in USER_ASSIGNED:
+        remedy = "write the assigned code of the country whose law is meant"
+        raise wrong("is no country: ISO 3166-1 leaves this code to its users", remedy)
+    if value not in CODES:
         raise wrong("is no ISO 3166-1 code", 'write two capital letters, such as "NL"')
     return value
 

@@ -159,6 +159,13 @@ CONTACT = 'contact = "privacy@acme.example"'
             'senders.0.country: is no ISO 3166-1 code; write "GB"',
         ),
         ('country = "NL"', 'country = "nl"', "senders.0.country: is no ISO 3166-1 code"),
+        ('country = "NL"', 'country = "NK"', "senders.0.country: is no ISO 3166-1 code"),
+        ('country = "NL"', 'country = "ZZ"', "senders.0.country: is no country: ISO 3166-1"),
+        (
+            CONTACT,
+            f'{CONTACT}\ncandidate_countries = ["NL", "XA"]',
+            "senders.0.candidate_countries.1: is no country: ISO 3166-1",
+        ),
         (CONTACT, f'{CONTACT}\nsimilar = [["a"]]', "senders.0.similar.0: names fewer than two"),
         (CONTACT, f'{CONTACT}\nsimilar = [["a", "B c"]]', "senders.0.similar.0: is no slug"),
         (CONTACT, f'{CONTACT}\nsimilar = [{{products = ["a", "b"], by = "x"}}]', "by: is no key"),
