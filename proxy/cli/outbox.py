@@ -24,6 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+#: What there is none of where nothing could be moved.
+_NOTHING = {
+    "due": "nothing waits; what is held is tried by its reference, or with `release`",
+    "released": "nothing is held",
+    "dropped": "nothing waits or is held",
+}
+
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="The TOML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Refs = Annotated[list[str] | None, typer.Argument(help="References, as in replies.")]
@@ -124,6 +131,9 @@ async def _forwards(
     if retry or drop:
         word = "due" if retry else "dropped"
         typer.echo(orjson.dumps({word: moved}).decode() if json else f"{moved} {word}")
+        if not moved and not refs:
+            typer.echo("no opt-out waits to be passed on", err=True)
+            raise typer.Exit(1)
     elif json:
         typer.echo(orjson.dumps([_forward_json(one) for one in found]).decode())
     else:
@@ -134,7 +144,7 @@ async def _forwards(
                 f"{one.ref}.{one.copy}  {one.state}  {one.stream}  by {one.by} to {data['host']}"
                 f"  tried {one.attempts}  {when}  {one.answer}".rstrip()
             )
-    if refs and not found:
+    if refs and (not found or ((retry or drop) and not moved)):
         typer.echo("no opt-out is passed on under these references", err=True)
         raise typer.Exit(1)
 
@@ -205,8 +215,11 @@ async def _move(
         raise typer.BadParameter("name references, or --all")
     async with open_ledger(config) as ledger:
         rows: list[OutboxRow] = []
+        missing: list[str] = []
         for ref in [""] if all_ else [_plain(ref) for ref in refs]:
-            rows += await ledger.store.outbox(ref=ref, limit=1_000_000)
+            found = await ledger.store.outbox(ref=ref, limit=1_000_000)
+            rows += found
+            missing += [] if found or all_ else [ref]
         chosen = [row.row for row in rows if row.state in states]
         if done == "dropped":
             moved = await _drop(ledger, chosen)
@@ -219,8 +232,11 @@ async def _move(
         typer.echo(orjson.dumps(data).decode())
     else:
         typer.echo(", ".join(f"{count} {word.replace('_', ' ')}" for word, count in data.items()))
-    if not rows and not all_:
-        typer.echo("nothing is unfinished under these references", err=True)
+    if missing:
+        typer.echo(f"nothing is unfinished under {', '.join(missing)}", err=True)
+    elif not moved:
+        typer.echo(_NOTHING[done], err=True)
+    if missing or not moved:
         sys.exit(1)
 
 

@@ -176,7 +176,10 @@ async def test_list_show_retry_and_drop(house: House) -> None:  # noqa: F811
     assert (notice.mail_from, notice.recipients) == (b"", (b"b@orders.acme.example",))
     assert (await ended(house))["<m1@orders.acme.example>"] == ("failed", 0)
     code, _, err = await house.run("outbox", "drop", refs[0])
-    assert (code, "nothing is unfinished" in err) == (1, True)
+    assert (code, f"nothing is unfinished under {refs[0]}" in err) == (1, True)
+    code, out, err = await house.run("outbox", "drop", "--all")
+    assert (code, out) == (1, "0 dropped, 0 under way\n")
+    assert err == "nothing waits or is held\n"
     code, _, _ = await house.run("outbox", "retry")
     assert code == 64
 
@@ -212,9 +215,10 @@ async def test_held_mail_is_released_or_dropped_by_hand(house: House) -> None:  
     oldest = next(x for x in metrics.splitlines() if x.startswith("sluis_outbox_oldest_seconds "))
     assert float(oldest.split()[1]) > 0
     code, out, _ = await house.run("outbox", "retry", "--all")
-    assert (code, out) == (0, "0 due, 0 under way, 2 held\n"), "only by name, or by release"
-    code, out, _ = await house.run("outbox", "release", refs[0])
-    assert (code, out) == (0, "1 released, 0 under way\n")
+    assert (code, out) == (1, "0 due, 0 under way, 2 held\n"), "only by name, or by release"
+    code, out, err = await house.run("outbox", "release", refs[0], "NOSUCH")
+    assert (code, out) == (1, "1 released, 0 under way\n")
+    assert err == "nothing is unfinished under NOSUCH\n"
     await house.sink.received(2)
     code, out, _ = await house.run("outbox", "drop", refs[1], "--json")
     assert (code, json.loads(out)) == (0, {"dropped": 1, "under_way": 0})

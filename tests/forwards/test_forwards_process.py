@@ -137,6 +137,8 @@ async def test_listed_tried_and_dropped_by_hand(
     await reach(house, ("waiting", 2, "HTTP 502"))
     code, out, _ = await house.run("outbox", "forwards", "--drop", "--all", "--json")
     assert (code, json.loads(out)) == (0, {"dropped": 1})
+    code, out, err = await house.run("outbox", "forwards", "--drop", "--all")
+    assert (code, out, err) == (1, "0 dropped\n", "no opt-out waits to be passed on\n")
     code, out, _ = await house.run("outbox", "forwards", "--ended", "--json")
     [row] = json.loads(out)
     assert (row["state"], row["next_try"], row["host"]) == ("dropped", None, "127.0.0.1")
