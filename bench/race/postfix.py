@@ -76,6 +76,8 @@ dbpath = {folder}/consent.db
 query = SELECT COALESCE((SELECT verdict FROM consent WHERE address = '%s'), 'REJECT no consent')
 """
 PREPEND = "PREPEND List-Unsubscribe: <https://news.shop.example/u/1>"
+# A map of recipients would prepend once per recipient, to a mail that has many.
+ONCE = f"smtpd_data_restrictions = check_client_access static:{{{{ {PREPEND} }}}}"
 
 
 def usable() -> None:
@@ -87,8 +89,8 @@ def usable() -> None:
 
 
 @contextlib.contextmanager
-def postfix(kind: str, upstream: int, people: int) -> Iterator[tuple[int, int]]:
-    """The port and the pid of a Postfix.
+def postfix(kind: str, upstream: int, people: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The port of a Postfix, and the pids under which all its processes are.
 
     `kind`: `proxy` passes through with a map, `queue` queues with a map, `milter` queues with a
     milter, `refuse` refuses everybody but `people` by the map.
@@ -97,21 +99,21 @@ def postfix(kind: str, upstream: int, people: int) -> Iterator[tuple[int, int]]:
     with tempfile.TemporaryDirectory(prefix="sluis-bench-") as name, contextlib.ExitStack() as all_:
         folder = Path(name)
         folder.chmod(0o755)
-        _consents(folder / "consent.db", people)
+        _consents(folder / "consent.db", people, "DUNNO" if kind == "queue" else PREPEND)
         more = {
             "proxy": [PROXY, ACCESS],
-            "queue": [SINGLE, ACCESS],
+            "queue": [SINGLE, ACCESS, ONCE],
             "milter": [MILTER],
             "refuse": [ACCESS],
         }[kind]
-        if kind == "milter":
-            all_.enter_context(_milter(folder))
+        # It is no child of Postfix, but of its cost.
+        beside = (all_.enter_context(_milter(folder)),) if kind == "milter" else ()
         port = free_port()
         _write(folder, port, upstream, "\n".join(more))
         _command(folder, "start")
         all_.callback(_command, folder, "abort")
         until(lambda: listens(port), f"Postfix ({kind}) listens")
-        yield port, int((folder / "queue" / "pid" / "master.pid").read_text())
+        yield port, (int((folder / "queue" / "pid" / "master.pid").read_text()), *beside)
 
 
 def _write(folder: Path, port: int, upstream: int, more: str) -> None:
@@ -133,19 +135,18 @@ def _write(folder: Path, port: int, upstream: int, more: str) -> None:
     shutil.copy(system, etc / "dynamicmaps.cf")
 
 
-def _consents(path: Path, people: int) -> None:
+def _consents(path: Path, people: int, verdict: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("CREATE TABLE consent (address TEXT PRIMARY KEY, verdict TEXT) WITHOUT ROWID")
         db.executemany(
             "INSERT INTO consent VALUES (?, ?)",
-            ((f"{n}person@people.example", PREPEND) for n in range(1, people + 1)),
+            ((f"{n}person@people.example", verdict) for n in range(1, people + 1)),
         )
     path.chmod(0o644)
 
 
 @contextlib.contextmanager
-def _milter(folder: Path) -> Iterator[None]:
-    (folder / "milter-home").mkdir()
+def _milter(folder: Path) -> Iterator[int]:
     words = [
         *(DEBIAN_PYTHON, str(Path(__file__).with_name("consent_milter.py"))),
         *(str(folder / "milter"), str(folder / "consent.db")),
@@ -153,10 +154,17 @@ def _milter(folder: Path) -> Iterator[None]:
     process = subprocess.Popen(words, umask=0)
     try:
         until((folder / "milter").is_socket, "the milter's socket (Debian's python3-milter)")
-        yield
+        yield process.pid
     finally:
         stop(process)
 
 
 def _command(folder: Path, word: str) -> None:
     run([str(POSTFIX), "-c", str(folder / "etc"), word])
+
+
+def version() -> str:
+    """Of the Postfix that is installed, as Debian wrote it: "3.7.11"."""
+    usable()
+    postconf = shutil.which("postconf", path=PATH)
+    return run([str(postconf), "-d", "-h", "mail_version"]).strip()

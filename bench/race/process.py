@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -59,26 +59,27 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def cpu(root: int) -> float:
-    """CPU seconds of the processes under `root`, with those of their children that ended."""
+def cpu(roots: int | Sequence[int]) -> float:
+    """CPU seconds of the processes under each of `roots`, with those of children that ended."""
     ticks = 0
-    for pid in tree(root):
-        fields = _stat(pid)
-        # utime, stime, and those of waited-for children (proc(5), counted after the name)
-        ticks += sum(int(number) for number in fields[11:15]) if fields else 0
+    for root in (roots,) if isinstance(roots, int) else roots:
+        for pid in tree(root):
+            fields = _stat(pid)
+            # utime, stime, and those of waited-for children (proc(5), counted after the name)
+            ticks += sum(int(number) for number in fields[11:15]) if fields else 0
     return ticks / _TICK
 
 
-def memory(root: int) -> float:
-    """Proportional set size of the processes under `root`, in MiB."""
-    total = 0
-    for pid in tree(root):
-        try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
-        except OSError:
-            continue
-        total += next(int(line.split()[1]) for line in rollup.splitlines() if line[:4] == "Pss:")
-    return total / 1024
+def resident(pid: int, field: str = "VmRSS") -> float:
+    """Resident memory of one process, mapped files included, in MB of 10^6 octets (proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024 / 1_000_000
+
+
+def forget_peak(pid: int) -> None:
+    """Let VmHWM begin at what is resident now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def _stat(pid: int) -> list[str]:

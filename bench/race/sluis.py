@@ -11,13 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 
-from bench.race.process import BenchError, free_port, listens, run, stop, until
+from bench.race.people import stored
+from bench.race.process import BenchError, free_port, run, stop, tree, until
 
 CONFIG = """\
 [server]
@@ -35,7 +36,7 @@ messages_per_connection = 1000000
 [http]
 public = "127.0.0.1:{public}"
 public_url = "http://127.0.0.1:{public}"
-admin = "127.0.0.1:0"
+admin = "127.0.0.1:{admin}"
 [[senders]]
 id = "shop"
 name = "Voorbeeld Schoenen B.V."
@@ -71,13 +72,18 @@ SLUIS = [sys.executable, "-m", "proxy.cli.main"]
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """A running one: ports of SMTP and of the opt-out page, its process, its folder."""
+    """A running one: ports of SMTP, of the opt-out page and of `/readyz`, its process, its folder.
+
+    `seconds_to_ready`: from the call of the program to `200` on `/readyz`, with its database made.
+    `records`: where it signs, the DNS records of its keys by name.
+    """
 
     port: int
     public: int
     pid: int
     folder: Path
     seconds_to_ready: float
+    records: Mapping[str, str]
 
 
 @contextlib.contextmanager
@@ -88,34 +94,46 @@ def sluis(upstream: int, people: int, *, dkim: bool = False, delay_ms: int = 0) 
     """
     with tempfile.TemporaryDirectory(prefix="sluis-bench-") as name:
         folder = Path(name)
-        keys = ""
-        if dkim:
-            keys = "".join(_key(folder, algorithm) for algorithm in ("rsa", "ed25519"))
-        config = folder / "sluis.toml"
-        port, public = free_port(), free_port()
-        config.write_text(
-            CONFIG.format(folder=folder, port=port, public=public, upstream=upstream, more=keys)
+        made = [_key(folder, algorithm) for algorithm in ("rsa", "ed25519")] if dkim else []
+        stored(folder / "data", people)
+        port, public, admin = free_port(), free_port(), free_port()
+        (folder / "sluis.toml").write_text(
+            CONFIG.format(
+                folder=folder,
+                port=port,
+                public=public,
+                admin=admin,
+                upstream=upstream,
+                more="".join(table for table, _, _ in made),
+            )
         )
-        if people:
-            _consents(folder, config, people)
+        words = [*_slow_disk(delay_ms), *SLUIS, "serve", "--config", str(folder / "sluis.toml")]
         with (folder / "log").open("wb") as log:
             began = time.perf_counter()
-            process = subprocess.Popen(
-                [*_slow_disk(delay_ms), *SLUIS, "serve", "--config", str(config)],
-                stdout=log,
-                stderr=log,
-            )
+            process = subprocess.Popen(words, stdout=log, stderr=log)
         try:
-            until(
-                lambda: listens(port) or process.poll() is not None,
-                f"sluis listens: {(folder / 'log').read_text()[-2000:]}",
-            )
-            seconds = time.perf_counter() - began
-            if process.poll() is not None:
-                raise BenchError((folder / "log").read_text()[-2000:])
-            yield Relay(port, public, process.pid, folder, seconds)
+            try:
+                until(lambda: _ready(admin) or process.poll() is not None, "sluis is ready")
+                seconds = time.perf_counter() - began
+                if process.poll() is not None:
+                    raise BenchError(f"sluis ended with {process.returncode}")
+            except BenchError as error:
+                raise BenchError(f"{error}: {(folder / 'log').read_text()[-2000:]}") from None
+            # Of strace the relay is the child.
+            pid = tree(process.pid)[1] if delay_ms else process.pid
+            records = {name: record for _, name, record in made}
+            yield Relay(port, public, pid, folder, seconds, records)
         finally:
             stop(process)
+
+
+def _ready(admin: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", admin), timeout=1) as sock:
+            sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return sock.recv(64).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
 
 
 def _slow_disk(delay_ms: int) -> list[str]:
@@ -128,22 +146,11 @@ def _slow_disk(delay_ms: int) -> list[str]:
     ]
 
 
-def _key(folder: Path, algorithm: str) -> str:
+def _key(folder: Path, algorithm: str) -> tuple[str, str, str]:
+    """The table of the configuration, and name and text of the DNS record."""
     words = ["dkim", "generate", "news.shop.example", "--selector", algorithm, f"--{algorithm}"]
     told = json.loads(run([*SLUIS, *words, "--out", str(folder), "--json"]))
-    return KEY.format(algorithm=algorithm, file=told["key_file"])
-
-
-def _consents(folder: Path, config: Path, people: int) -> None:
-    rows = folder / "consents.csv"
-    with rows.open("w") as file:
-        file.write("sender,address,type,at,evidence,country,kind,box\n")
-        for n in range(1, people + 1):
-            file.write(
-                f"shop,{n}person@people.example,opt-in,2026-03-01T12:00:00Z,form:v3,NL,consumer,unticked\n"
-            )
-    run([*SLUIS, "import", str(rows), "--config", str(config)], seconds=3600)
-    rows.unlink()
+    return KEY.format(algorithm=algorithm, file=told["key_file"]), told["name"], told["record"]
 
 
 def fsync_ms(folder: Path, rounds: int = 200) -> float:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
+import socket
 import time
+from collections.abc import Iterator
+from threading import Thread
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
+from bench.race.process import BenchError
 from bench.race.sluis import Relay, post_all
 from proxy.keys import load_keys
 from proxy.tokens import OptOut, seal
@@ -14,11 +21,11 @@ from proxy.tokens import OptOut, seal
 _ROUNDS = 300
 
 
-def optouts(relay: Relay, people: int) -> float:
-    """One-click POSTs per second, one per person."""
+def optouts(relay: Relay, people: int, first: int = 0) -> float:
+    """One-click POSTs per second, one per person, from that of number `first` on."""
     keys = load_keys(relay.folder / "data" / "keys", create=False)
     requests = []
-    for n in range(people):
+    for n in range(first, first + people):
         optout = OptOut(
             sender="shop", stream="news", address=f"{n}person@people.example", ref=f"bench.{n}"
         )
@@ -32,12 +39,39 @@ def optouts(relay: Relay, people: int) -> float:
     return post_all(relay.public, requests)
 
 
-def signing_rate() -> float:
-    """Pairs of signatures (RSA-2048 and Ed25519) per second of one thread."""
+def signing_rate(*, all_cpus: bool = False) -> float:
+    """Pairs of signatures (RSA-2048 and Ed25519) per second, in one thread or in one per CPU."""
     rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     ed_key = ed25519.Ed25519PrivateKey.generate()
+
+    def work() -> None:
+        for _ in range(_ROUNDS):
+            rsa_key.sign(b"x" * 600, padding.PKCS1v15(), hashes.SHA256())
+            ed_key.sign(b"x" * 32)
+
+    # cryptography signs without the interpreter's lock.
+    threads = [Thread(target=work) for _ in range((os.cpu_count() or 1) if all_cpus else 1)]
     began = time.perf_counter()
-    for _ in range(_ROUNDS):
-        rsa_key.sign(b"x" * 600, padding.PKCS1v15(), hashes.SHA256())
-        ed_key.sign(b"x" * 32)
-    return _ROUNDS / (time.perf_counter() - began)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return _ROUNDS * len(threads) / (time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def idle_sessions(port: int, count: int) -> Iterator[None]:
+    """Connections that said EHLO and nothing more, until the block ends."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            said = b""
+            for line, last in ((b"", b"220 "), (b"EHLO idle.example\r\n", b"250 ")):
+                sock.sendall(line)
+                while last not in said:
+                    if not (piece := sock.recv(4096)):
+                        raise BenchError(f"the relay closed an idle session: {said!r}")
+                    said += piece
+        yield
