@@ -41,18 +41,19 @@ class Outgoing:
     @property
     def copy(self) -> Copy:
         """The envelope of the copy on the wire."""
-        envelope = self.mail.envelope
+        envelope, cases = self.mail.envelope, self.cases
+        notices: tuple[Notices, ...] = ()
+        if envelope.notices:
+            notices = tuple(envelope.notices.get(c.address.exact, _NOTHING_SAID) for c in cases)
         return Copy(
             mail_from=envelope.mail_from.wire if envelope.mail_from else b"",
-            recipients=tuple(case.address.wire for case in self.cases),
+            recipients=tuple([case.address.wire for case in cases]),
             size=len(self.mail.content) + _HEAD_ROOM + self.mail.body.room,
             body_8bit=envelope.body_8bit or not self.mail.content.isascii(),
-            smtputf8=envelope.smtputf8 or any(case.address.utf8 for case in self.cases),
+            smtputf8=envelope.smtputf8 or any(case.address.utf8 for case in cases),
             ret=envelope.ret,
             envid=envelope.envid,
-            notices=tuple(
-                envelope.notices.get(case.address.exact, _NOTHING_SAID) for case in self.cases
-            ),
+            notices=notices,
         )
 
     async def parts(self, signer: Signer, upstream: Upstream) -> list[Piece]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +16,6 @@ from proxy import log
 from proxy.answer import End, Ending, answer
 from proxy.config import Settings
 from proxy.config.timing import before_the_dot
-from proxy.content import Piece
 from proxy.copies import Outgoing
 from proxy.delivery.outbox import OutboxState
 from proxy.delivery.upstream import Connection, Given, Pool
@@ -50,9 +48,6 @@ _STORE_PAUSE = 0.25
 
 #: The same copy is on its way already, here or in another process.
 ELSEWHERE = frozenset({Fate.IN_FLIGHT, Fate.BUSY})
-
-#: A connection, and what gives it back to the pool.
-_InHand = tuple[AsyncExitStack | None, Connection | None]
 
 _BUSY = "451 4.4.5 the same mail is being sent, try again"
 
@@ -104,6 +99,7 @@ class Dispatch:
         self._monotonic = monotonic
         self._upstreams = {upstream.name: upstream for upstream in settings.upstreams}
         self._before_dot = before_the_dot(settings.upstreams).total_seconds()
+        self._hold = settings.delivery.attempt_hold.total_seconds()
         self._live: dict[str, asyncio.Future[Result]] = {}
 
     async def attempt(
@@ -114,30 +110,29 @@ class Dispatch:
         None: something newer asks for another round. `until` (loop time) is for what comes before
         C1; what comes after it runs to its end.
         """
-        async with AsyncExitStack() as held:
-            connection: Connection | None = None
+        connection: Connection | None = None
+        try:
             if outgoing:
-                connection = self._pool.at_hand()
-                if connection is not None:
-                    held.callback(connection.release)
-                else:
-                    connection = await self._in_time(held, until)
+                connection = self._pool.at_hand() or await self._in_time(until)
                 connection.begin(outgoing[0].copy)
             last = self._monotonic() + self._before_dot
             claimed = await self._store.claim(ruling.intake)
-            if not claimed.stale and not any(f.fate in ELSEWHERE for f in claimed.fates):
-                fates = claimed.fates
-                turn.begin(mail, ruling, fates, last)
-                return await self._finish(mail, ruling, outgoing, turn, connection, held, until)
+            if not claimed.stale and ELSEWHERE.isdisjoint([f.fate for f in claimed.fates]):
+                turn.begin(mail, ruling, claimed.fates, last)
+                line, connection = connection, None  # from here on another's to give back
+                return await self._finish(mail, ruling, outgoing, turn, line, until)
             if connection is not None:
                 await connection.abandon()
+        finally:
+            if connection is not None:
+                connection.release()
         return None if claimed.stale else await self.join(mail, ruling, claimed.fates, until)
 
-    async def _in_time(self, held: AsyncExitStack, until: float) -> Connection:
+    async def _in_time(self, until: float) -> Connection:
         """Wait in line for a connection."""
         try:
             async with asyncio.timeout_at(until):
-                return await held.enter_async_context(self._pool.connection())
+                return await self._pool.lend()
         except TimeoutError:
             raise UpstreamUnavailable("no connection came free in time") from None
 
@@ -195,12 +190,13 @@ class Dispatch:
     def counted(self, mail: Mail, turn: Turn) -> list[Ending]:
         """The endings of all recipients; what is owed counts when it ends."""
         endings = turn.endings()
-        told = turn.told or (bool(endings) and answer(mail.ref, endings).positive)
         for fate, ending in zip(sorted(turn.fates.values(), key=_number), endings, strict=True):
             if fate.fate is Fate.ANSWERED:
                 log.message_answered(ref=mail.ref, first=fate.ref)
                 self._telemetry.message(mail.stream.id, "answered")
-            elif ending.end is End.FAILED and told:
+            elif ending.end is End.FAILED and (
+                turn.told or answer(mail.ref, endings).positive
+            ):
                 log.message_failed(ref=mail.ref, n=fate.n, stream=mail.stream.id, why="refused")
                 self._telemetry.message(mail.stream.id, LOST)
             elif ending.end is not End.QUEUED:
@@ -214,43 +210,46 @@ class Dispatch:
         outgoing: Sequence[Outgoing],
         turn: Turn,
         connection: Connection | None,
-        held: AsyncExitStack,
         until: float,
     ) -> list[Ending]:
         """The attempts are durable: send each claimed copy once, and say how all recipients
-        ended."""
-        committed_at = self._monotonic()
-        by_n = turn.fates
-        self._judge.count(ruling, list(by_n.values()))
-        for fate in by_n.values():
-            if fate.ambiguous_retry:
-                self._telemetry.ambiguous_retry()
-        sends = [o for o in (one.only(by_n) for one in outgoing) if o is not None]
-        loop = asyncio.get_running_loop()
-        live = {c.copy_key: loop.create_future() for send in sends for c in send.cases}
-        self._live |= live
+        ended. `connection` has the first of `outgoing` begun; it is given back."""
+        live: dict[str, asyncio.Future[Result]] = {}
         try:
+            committed_at = self._monotonic()
+            by_n = turn.fates
+            self._judge.count(ruling, list(by_n.values()))
+            for fate in by_n.values():
+                if fate.ambiguous_retry:
+                    self._telemetry.ambiguous_retry()
+            sends = [o for o in [one.only(by_n) for one in outgoing] if o is not None]
+            loop = asyncio.get_running_loop()
+            for send in sends:
+                for case in send.cases:
+                    live[case.copy_key] = self._live[case.copy_key] = loop.create_future()
             if connection is not None and not (sends and sends[0].cases is outgoing[0].cases):
                 await connection.abandon()  # what was begun is not what was claimed
                 if sends:
                     connection.begin(sends[0].copy)
             # The connection in hand goes with the first copy, and back after it. One copy's trouble
             # stops no other: after C1 each runs to its end.
-            lines: list[_InHand] = [(None, None)] * len(sends)
-            if sends:
-                lines[0] = held.pop_all(), connection
-            copies = [
-                self._send(mail, send, line, committed_at, turn, live)
-                for send, line in zip(sends, lines, strict=True)
-            ]
-            if len(copies) == 1:
-                await copies[0]
-            else:
+            if len(sends) == 1:
+                line, connection = connection, None
+                await self._send(mail, sends[0], line, committed_at, turn, live)
+            elif sends:
+                lines = [connection, *[None] * (len(sends) - 1)]
+                connection = None
+                copies = [
+                    self._send(mail, send, line, committed_at, turn, live)
+                    for send, line in zip(sends, lines, strict=True)
+                ]
                 for trouble in await asyncio.gather(*copies, return_exceptions=True):
                     if trouble is not None:
                         raise trouble
             await self._close(turn, until)
         finally:
+            if connection is not None:
+                connection.release()
             for key, future in live.items():
                 # A retry may have claimed a copy that ended while others of this mail went on.
                 if self._live.get(key) is future:
@@ -263,7 +262,7 @@ class Dispatch:
         self,
         mail: Mail,
         send: Outgoing,
-        in_hand: _InHand,
+        connection: Connection | None,
         committed_at: float,
         turn: Turn,
         live: Mapping[str, asyncio.Future[Result]],
@@ -271,45 +270,48 @@ class Dispatch:
         """One copy: dot, then commit C2; the endings of its recipients go into `turn`, and what was
         relayed of each copy key into `live`.
 
-        `in_hand` is the connection since before C1, with the copy begun, or nothing.
+        `connection` is in hand since before C1, with the copy begun, or None; it is given back.
         """
-        line, connection = in_hand
         meant = _Meant(send, committed_at, turn.last)
 
         async def ready() -> bool:
-            return await self._still_meant(mail, meant, turn)
+            return not self._old(meant) or await self._still_meant(mail, meant, turn)
 
         given: list[Given] = []
         failed = _WITHHELD
-        async with line or AsyncExitStack() as held:
-            try:
-                if connection is None:
-                    connection = await held.enter_async_context(self._pool.connection())
-                    connection.begin(send.copy)
+        try:
+            if connection is None:
+                connection = await self._pool.lend()
+                connection.begin(send.copy)
+            await connection.envelope()
+            if self._old(meant) and not await self._still_meant(mail, meant, turn):
+                await connection.abandon()
+                if meant.nobody:
+                    return
+                connection.begin(meant.copy.copy)
                 await connection.envelope()
-                if not await ready():
-                    await connection.abandon()
-                    if meant.nobody:
-                        return
-                    connection.begin(meant.copy.copy)
-                    await connection.envelope()
-                if not (turn.promised and self._old(meant)):
-                    parts = await self._parts(meant.copy, connection)
-                    given = await connection.finish(parts, ready)
-            except (FoldError, SigningError) as error:  # before any of the content was written
-                log.incident(ref=mail.ref, error=error)
-                failed = Given(Result.UNSENT, 451, str(our_fault(mail.ref)), "local")
-            except UpstreamUnavailable as error:
-                failed = Given(Result.UNSENT, 451, f"451 4.4.1 {error}", "connect")
-            except StoreError as error:
-                # Only deciding again asks the store, before the dot: certainly not sent. The
-                # attempt ends, so that a retry need not wait for the next start.
-                store_trouble("reclaim", mail.ref, error)
-                reply = "451 4.3.0 the decision could not be taken again"
-                failed = Given(Result.UNSENT, 451, reply, "local")
-            except Exception as error:  # not foreseen, so nobody knows whether the dot was written
-                log.incident(ref=mail.ref, error=error)
-                failed = Given(Result.UNKNOWN, 451, str(our_fault(mail.ref)), "local")
+            if not (turn.promised and self._old(meant)):
+                upstream = self._upstreams.get(connection.name, self._settings.upstreams[0])
+                # The bytes of the copy, signed as the upstream that it goes to wants them.
+                parts = await meant.copy.parts(self._signer, upstream)
+                given = await connection.finish(parts, ready)
+        except (FoldError, SigningError) as error:  # before any of the content was written
+            log.incident(ref=mail.ref, error=error)
+            failed = Given(Result.UNSENT, 451, str(our_fault(mail.ref)), "local")
+        except UpstreamUnavailable as error:
+            failed = Given(Result.UNSENT, 451, f"451 4.4.1 {error}", "connect")
+        except StoreError as error:
+            # Only deciding again asks the store, before the dot: certainly not sent. The
+            # attempt ends, so that a retry need not wait for the next start.
+            store_trouble("reclaim", mail.ref, error)
+            reply = "451 4.3.0 the decision could not be taken again"
+            failed = Given(Result.UNSENT, 451, reply, "local")
+        except Exception as error:  # not foreseen, so nobody knows whether the dot was written
+            log.incident(ref=mail.ref, error=error)
+            failed = Given(Result.UNKNOWN, 451, str(our_fault(mail.ref)), "local")
+        finally:
+            if connection is not None:
+                connection.release()
         if meant.nobody:
             return
         send = meant.copy
@@ -322,18 +324,15 @@ class Dispatch:
                 future.set_result(one.result)
 
     def _old(self, meant: _Meant) -> bool:
-        hold = self._settings.delivery.attempt_hold.total_seconds()
         now = self._monotonic()
-        return now - meant.decided_at > hold or now > meant.last
+        return now - meant.decided_at > self._hold or now > meant.last
 
     async def _still_meant(self, mail: Mail, meant: _Meant, turn: Turn) -> bool:
-        """Whether a copy may leave as it is: decided lately, or now again (delivery.md 7).
+        """Whether a copy that is `_old` may leave as it is: decided now again (delivery.md 7).
 
         False: fewer people may get it than its envelope names, or nobody; or it is owed, and the
         outbox decides again.
         """
-        if not self._old(meant):
-            return True
         if turn.promised:
             return False
         before = meant.copy
@@ -343,11 +342,6 @@ class Dispatch:
         meant.nobody = kept is None
         meant.copy = kept or before
         return kept is not None and kept.copy == before.copy
-
-    async def _parts(self, send: Outgoing, connection: Connection) -> list[Piece]:
-        """The bytes of a copy, signed as the upstream that it goes to wants them."""
-        upstream = self._upstreams.get(connection.name, self._settings.upstreams[0])
-        return await send.parts(self._signer, upstream)
 
     async def _decide_again(
         self, mail: Mail, send: Outgoing, turn: Turn
@@ -400,6 +394,8 @@ class Dispatch:
         waits now, and the notice about who gets nothing.
         """
         turn.closing = True
+        if not (turn.held or turn.open or turn.put_off or turn.stopped):
+            return  # everybody's copy was taken, and that is written
         mail = turn.mail
         if mail is not None and (turn.promised or (turn.taken and turn.ours)):
             # Who was promised an end gets it from us; else the client does, once it waited enough.

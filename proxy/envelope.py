@@ -61,7 +61,7 @@ class Envelope:
     and `notices` has an entry, by `Address.exact`, for each recipient about whom the client said
     something. `solicitation` tells that the client calls the mail one (SOLICIT=, RFC 3865),
     `turned_away` that it named others, who were refused. `room` is what the message takes of
-    `limits.memory`: it is given back when the envelope is gone.
+    `limits.memory`: it is given back when the envelope is gone. `noted` is the gate's own.
     """
 
     submitter: Submitter
@@ -78,3 +78,4 @@ class Envelope:
     turned_away: bool = False
     notices: dict[str, Notices] = field(default_factory=dict)
     room: Room | None = field(default=None, repr=False, compare=False)
+    noted: object = field(default=None, repr=False, compare=False)

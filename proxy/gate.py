@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from policy.address import Address
 from policy.model import Verdict, Via
@@ -38,7 +39,7 @@ from proxy.notices import Notices
 from proxy.owed import body_of
 from proxy.replies import Reply, our_fault, with_ref
 from proxy.resend import Resender, lost_by
-from proxy.store.model import Due, Intake, State
+from proxy.store.model import Due, Intake, Snapshot, State, Subject
 from proxy.telemetry import Telemetry
 from proxy.turn import Turn
 from proxy.web.record import record_token
@@ -46,6 +47,32 @@ from proxy.without import may_go_without, undeduped
 
 #: How long a reply waits for results that are being written already, in seconds.
 _GRACE = 5.0
+
+#: How much longer than what gives up by itself when `inline_wait` is over, in seconds: its answer
+#: says more.
+_A_MOMENT = 0.01
+
+#: How long what was read at RCPT is good for the decision at end of data, in seconds. What came
+#: since makes C1 stale all the same; this bounds only what C1 does not look at.
+_FRESH = 1.0
+
+
+class _Lately:
+    """What was read at RCPT: asked for the same people and no more, it need not be read again."""
+
+    def __init__(self, store: FallbackStore, snapshot: Snapshot, at: float) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self.at = at
+
+    async def lookup(
+        self, subjects: Sequence[Subject], *, mails_since: datetime | None = None
+    ) -> Snapshot:
+        """See `Store.lookup`."""
+        known = self._snapshot.known
+        if mails_since is None and all(subject in known for subject in subjects):
+            return self._snapshot
+        return await self._store.lookup(subjects, mails_since=mails_since)
 
 
 class Gate:
@@ -76,6 +103,7 @@ class Gate:
         self._pool = pool
         self._telemetry = telemetry
         self._clock = clock
+        self._monotonic = monotonic
         self._reader = Reader(settings, keys=keys, instance=instance, clock=clock)
         self._judge = Judge(settings, keys=keys, packs=packs, telemetry=telemetry, clock=clock)
         signer = Signer()
@@ -105,6 +133,7 @@ class Gate:
             outbox=outbox,
             monotonic=monotonic,
         )
+        self._queued: dict[tuple[str, str], bool] = {}  # by stream and listener
         self._tasks: set[asyncio.Task[Reply]] = set()
 
     # -- 1, 2: MAIL and RCPT ---------------------------------------------------------------------
@@ -144,6 +173,7 @@ class Gate:
                 snapshot = await self._store.lookup([subject])
                 found = self._judge.refuse_at_rcpt(envelope, stream, recipient, subject, snapshot)
                 if found is None:
+                    envelope.noted = _Lately(self._store, snapshot, self._monotonic())
                     return None
                 refusal, said = found
                 # The reference in the reply must exist: one durable row before it is spoken.
@@ -156,23 +186,22 @@ class Gate:
 
     # -- 3 to 11: end of DATA --------------------------------------------------------------------
 
-    async def submit(self, envelope: Envelope, content: Content) -> Reply:
+    def submit(self, envelope: Envelope, content: Content) -> asyncio.Future[Reply]:
         """End of DATA: the whole flow, and one honest reply.
 
-        The work is a task of the gate's: a client that drops cannot cancel it. Without an answer
-        within `delivery.inline_wait` what is under way is made durable and answered `250 queued`;
-        a mail that waits for a connection is given up with 451, as nothing of it is recorded yet
-        and its retry waits as well.
+        The work is a task of the gate's: a client that drops cannot cancel it, nor can who cancels
+        the answer. Without one within `delivery.inline_wait` what is under way is made durable and
+        answered `250 queued`; a mail that waits for a connection is given up with 451, as nothing
+        of it is recorded yet and its retry waits as well.
         """
-        wait = self._inline_wait
-        until = asyncio.get_running_loop().time() + wait
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._inline_wait
         turn = Turn()
-        task = asyncio.ensure_future(self._answer(envelope, content, until, turn))
+        task = loop.create_task(self._answer(envelope, content, until, turn))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        if await _ended(task, wait):
-            return task.result()
-        return await self._take_over(turn, task, envelope.ref)
+        ref = envelope.ref
+        late = partial(self._take_over, turn, task, ref)
+        return _Awaited(task, self._tasks, late, until + _A_MOMENT).said
 
     async def attempt(self, due: Due) -> Tried:
         """One more try of mail that is owed, decided again; for the outbox worker."""
@@ -255,12 +284,20 @@ class Gate:
         raise StoreUnavailable("newer events overtook every decision")
 
     def _queues(self, mail: Mail) -> bool:
-        listener = mail.envelope.submitter.listener
-        return self._settings.delivery_of(mail.stream, listener) == "queued"
+        key = mail.stream.id, mail.envelope.submitter.listener
+        found = self._queued.get(key)
+        if found is None:
+            found = self._settings.delivery_of(mail.stream, key[1]) == "queued"
+            self._queued[key] = found
+        return found
 
     async def _ruling(self, mail: Mail) -> Ruling:
         if self._store.down is not None:
             raise StoreUnavailable(str(self._store.down))
+        # Once: where C1 finds something newer, the next round reads it.
+        noted, mail.envelope.noted = mail.envelope.noted, None
+        if isinstance(noted, _Lately) and self._monotonic() - noted.at <= _FRESH:
+            return await self._judge.rule(mail, noted)
         return await self._judge.rule(mail, self._store)
 
     async def _without_store(self, mail: Mail, until: float, turn: Turn) -> list[Ending] | None:
@@ -329,23 +366,54 @@ class Gate:
         return Reply(250, "2.0.0", f"opt-out recorded (ref {envelope.ref})")
 
 
-async def _ended(task: asyncio.Task[Reply], seconds: float) -> bool:
-    """Whether it ended in so long; else it goes on. `asyncio.wait` for one task, in fewer steps."""
-    loop = asyncio.get_running_loop()
-    bell: asyncio.Future[None] = loop.create_future()
+class _Awaited:
+    """The answer to one mail: what its task ends with, or from `until` (loop time) on what `late`
+    makes of it. Whoever cancels the answer, `said`, stops nothing.
 
-    def ring(_: object = None) -> None:
-        if not bell.done():
-            bell.set_result(None)
+    No part of it may hold another in a circle: the message's room is given back when it is gone.
+    """
 
-    task.add_done_callback(ring)
-    timer = loop.call_later(seconds, ring)
-    try:
-        await bell
-    finally:
-        timer.cancel()
-        task.remove_done_callback(ring)
-    return task.done()
+    __slots__ = ("_late", "_task", "_tasks", "_timer", "said")
+
+    def __init__(
+        self,
+        task: asyncio.Task[Reply],
+        tasks: set[asyncio.Task[Reply]],
+        late: Callable[[], Coroutine[None, None, Reply]],
+        until: float,
+    ) -> None:
+        loop = task.get_loop()
+        self.said: asyncio.Future[Reply] = loop.create_future()
+        self._task = task
+        self._tasks = tasks
+        self._late = late
+        self._timer: asyncio.TimerHandle | None = loop.call_at(until, self._over)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Reply]) -> None:
+        self._tasks.discard(task)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.said.done():
+            return
+        if task.cancelled():
+            self.said.cancel()
+        elif (error := task.exception()) is not None:
+            self.said.set_exception(error)
+        else:
+            self.said.set_result(task.result())
+
+    def _over(self) -> None:
+        self._timer = None
+        task, tasks = self._task, self._tasks
+        if task.done():
+            return
+        task.remove_done_callback(self._ended)
+        task.add_done_callback(tasks.discard)
+        other = task.get_loop().create_task(self._late())
+        tasks.add(other)
+        other.add_done_callback(self._ended)
 
 
 def _waiting(ruling: Ruling, mail: Mail) -> Intake:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +51,7 @@ from proxy.facts import (
 from proxy.keys import Keys
 from proxy.mail import Mail
 from proxy.message.inspect import Shown
-from proxy.ref import new_ref
+from proxy.ref import chance, new_ref
 from proxy.store.model import (
     Counted,
     Fate,
@@ -237,7 +236,7 @@ class Judge:
             facts=refused.facts,
             state=State.BLOCKED,
             copy=1,
-            copy_key=uuid.uuid4().hex,
+            copy_key=chance(16).hex(),
             reply=f"550 5.7.1 {refused.said}",
             seconds=time.perf_counter() - started,
         )
@@ -445,7 +444,7 @@ def _is_marketing(decision: Decision) -> bool:
 def _copy_key(mail: Mail, subject: Subject) -> str:
     """The "same copy" hash (design section 4); random without a Message-ID: never deduplicated."""
     if not mail.message_id:
-        return uuid.uuid4().hex
+        return chance(16).hex()
     envelope = mail.envelope
     sender = envelope.mail_from.exact if envelope.mail_from else ""
     parts = (

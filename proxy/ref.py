@@ -7,7 +7,7 @@ still or goes back.
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +19,41 @@ _RANDOM_BITS = 32
 _TOP = (1 << 80) - 1
 
 LENGTH = 16
+
+#: Octets drawn at a time.
+_BLOCK = 4096
+
+
+class Chance:
+    """Random octets of the system's source, drawn by the block. Safe in threads, and after a fork.
+
+    Each draw lets go of the interpreter lock, so that one for each mail costs a change of threads.
+    What is not used yet lies in memory: for names, never for keys.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._block = b""
+        self._used = 0
+        os.register_at_fork(after_in_child=self._forget)
+
+    def __call__(self, size: int) -> bytes:
+        """So many octets that nobody had before, at most a block of 4096."""
+        with self._lock:
+            end = self._used + size
+            if end > len(self._block):
+                self._block, self._used, end = os.urandom(_BLOCK), 0, size
+            drawn = self._block[self._used : end]
+            self._used = end
+            return drawn
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._block, self._used = b"", 0
+
+
+chance = Chance()
+"""The process's own source."""
 
 
 class Refs:
@@ -35,7 +70,8 @@ class Refs:
         """
         if at.tzinfo is None:
             raise ValueError("a reference needs an aware time")
-        fresh = ((at - _EPOCH) // _MILLISECOND << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
+        random = int.from_bytes(chance(_RANDOM_BITS // 8), "big")
+        fresh = ((at - _EPOCH) // _MILLISECOND << _RANDOM_BITS) | random
         if not 0 <= fresh <= _TOP:
             raise ValueError("time outside what a reference can hold")
         with self._lock:

@@ -7,7 +7,7 @@ unknown.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from proxy.content import BLOCK, Piece, Spooled
@@ -186,8 +186,9 @@ class Session:
         self, parts: Sequence[Piece], ready: Ready | None = None
     ) -> list[Given]:
         """Send the content; one `Given` per recipient. Raises `StaleError`, as `envelope` does."""
-        await self.envelope()
         tx = self._current()
+        if not tx.over:
+            await self.envelope()
         if tx.ready:
             try:
                 await self._content(tx, parts, ready)
@@ -222,11 +223,15 @@ class Session:
             self._refuse_all(tx, mail)
             if not tx.written:
                 return
-        taken = [
-            n
-            for n in range(len(tx.given))
-            if await self._recipient(tx, n) and mail.kind == 2
-        ]
+        taken = False
+        for n in range(len(tx.given)):
+            rcpt = await self._next(tx, tx.commands[n + 1], "rcpt", self._rcpt)
+            if rcpt.kind not in _KINDS:
+                raise GarbledError(f"{rcpt.code} in reply to RCPT")
+            if rcpt.kind != 2:
+                tx.given[n] = tx.given[n] or self._said(rcpt, tx.stage)
+            elif mail.kind == 2:
+                taken = True
         if not taken and not tx.written:
             return
         data = await self._next(tx, b"DATA\r\n", "data", self._data)
@@ -240,14 +245,6 @@ class Session:
             self._decide(tx, data)
         else:
             raise GarbledError(f"{data.code} in reply to DATA")
-
-    async def _recipient(self, tx: _Transaction, n: int) -> bool:
-        answer = await self._next(tx, tx.commands[n + 1], "rcpt", self._rcpt)
-        if answer.kind not in _KINDS:
-            raise GarbledError(f"{answer.code} in reply to RCPT")
-        if answer.kind != 2 and tx.given[n] is None:
-            tx.given[n] = self._said(answer, tx.stage)
-        return answer.kind == 2
 
     def _refuse_all(self, tx: _Transaction, mail: wire.Answer) -> None:
         if mail.kind not in (4, 5):
@@ -286,15 +283,18 @@ class Session:
             words.append(wire.parameter("ENVID", copy.envid))
         return b"".join((*words, b"\r\n"))
 
-    def _rcpts(self, copy: Copy) -> Iterator[bytes]:
-        for n, recipient in enumerate(copy.recipients):
+    def _rcpts(self, copy: Copy) -> list[bytes]:
+        if not copy.notices or "DSN" not in self.offered:
+            return [b"RCPT TO:%b\r\n" % wire.path(recipient) for recipient in copy.recipients]
+        lines = []
+        for recipient, said in zip(copy.recipients, copy.notices, strict=True):
             words = [b"RCPT TO:", wire.path(recipient)]
-            said = copy.notices[n] if copy.notices and "DSN" in self.offered else Notices()
             if said.notify:
                 words.append(wire.parameter("NOTIFY", said.notify))
             if said.orcpt:
                 words.append(wire.parameter("ORCPT", said.orcpt))
-            yield b"".join((*words, b"\r\n"))
+            lines.append(b"".join((*words, b"\r\n")))
+        return lines
 
     # -- the content -----------------------------------------------------------------------------
 

@@ -45,9 +45,13 @@ class Pool:
         """
         return self._lend()
 
+    async def lend(self) -> Connection:
+        """As `connection`; whoever takes it calls `release`. Raises `UpstreamUnavailable`."""
+        return Connection(self, *await self.acquire())
+
     def at_hand(self) -> Connection | None:
         """A connection that idles and nobody waits for, of the first upstream; whoever takes it
-        calls `release`. None: ask `connection`."""
+        calls `release`. None: ask `lend`."""
         first = self._endpoints[0]
         if self._closed or (session := first.at_hand()) is None:
             return None
@@ -78,7 +82,7 @@ class Pool:
 
     @asynccontextmanager
     async def _lend(self) -> AsyncIterator[Connection]:
-        connection = Connection(self, *await self.acquire())
+        connection = await self.lend()
         try:
             yield connection
         finally:
@@ -105,6 +109,7 @@ class Connection:
         self._asked: Copy | None = None    # as the caller gave it
         self._copy: Copy | None = None     # what goes on the wire
         self._begun = False
+        self._heard = False                # what there is to hear of the envelope
         self._released = False
         self._fate: Given | None = None    # the result of every recipient that `_copy` has
 
@@ -133,11 +138,14 @@ class Connection:
             raise RuntimeError("the transaction before has neither finished nor been abandoned")
         if self._released:
             raise RuntimeError("the connection has been given back")
-        for address in (copy.mail_from, *copy.recipients):
-            wire.refuse_controls(address)
-        self._asked = copy
-        self._copy = copy.only(wire.unambiguous)
-        self._fate, self._begun = None, False
+        wire.refuse_controls(copy.mail_from)
+        sent = copy
+        if not all(map(wire.plain, copy.recipients)):
+            for address in copy.recipients:
+                wire.refuse_controls(address)
+            sent = copy.only(wire.unambiguous)
+        self._asked, self._copy = copy, sent
+        self._fate, self._begun, self._heard = None, False, False
         if self._session.usable:
             self._start()
 
@@ -153,6 +161,7 @@ class Connection:
             if self._fate is None and not await self._answered():
                 why = "connection closed before any reply, twice"
                 self._fate = unanswered(Result.UNSENT, why, "mail")
+        self._heard = True
 
     async def finish(
         self, parts: Sequence[Piece], ready: Ready | None = None
@@ -163,7 +172,8 @@ class Connection:
         checked here); it is sent octet by octet, a final CRLF added only if missing. `ready` is
         asked when only the last block and the dot are left; where it says no, they are not sent.
         """
-        await self.envelope()
+        if not self._heard:
+            await self.envelope()
         asked, copy = self._asked, self._copy
         if asked is None or copy is None:
             raise RuntimeError("no transaction was begun")

@@ -23,6 +23,7 @@ _REPLY_LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([^\r\n]*))?\r\n")
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _AMBIGUOUS = re.compile(rb"[ <>]")
+_PLAIN = re.compile(rb"[!-;=?-~\x80-\xff]*")
 
 
 class GarbageError(ValueError):
@@ -39,7 +40,9 @@ class Answer:
     @property
     def text(self) -> str:
         """The texts in one line of printable ASCII, joined by ` / `, at most `TEXT` characters."""
-        joined = b" / ".join(self.lines).decode("utf-8", "replace").strip()
+        lines = self.lines
+        octets = lines[0] if len(lines) == 1 else b" / ".join(lines)
+        joined = octets.decode("utf-8", "replace").strip()
         return printable(joined, TEXT)
 
     @property
@@ -124,6 +127,11 @@ def max_size(offered: dict[str, str]) -> int:
     return int(size) if size.isascii() and size.isdigit() and len(size) <= 18 else 0
 
 
+def plain(address: bytes) -> bool:
+    """Whether `refuse_controls` and `unambiguous` have nothing against `address`."""
+    return _PLAIN.fullmatch(address) is not None
+
+
 def unambiguous(address: bytes) -> bool:
     """Whether every reader finds the same end of `address` in `<address>`.
 
@@ -140,8 +148,8 @@ def refuse_controls(address: bytes) -> None:
 
 def path(address: bytes) -> bytes:
     """`<address>`, verbatim. Raises `ValueError` where it would end or alter the command."""
-    refuse_controls(address)
-    if not unambiguous(address):
+    if not plain(address):
+        refuse_controls(address)
         raise ValueError("address with a space or angle bracket")
     return b"<%b>" % address
 

@@ -8,6 +8,7 @@ one client, `identity.py` who it is; `command.py` and `data.py` read what it sen
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from policy.address import Address
@@ -40,6 +41,6 @@ class Gate(Protocol):
         """RCPT. `recipient` is appended to the envelope only after this accepted it."""
         ...
 
-    async def submit(self, envelope: Envelope, content: Content) -> Reply:
+    def submit(self, envelope: Envelope, content: Content) -> Awaitable[Reply]:
         """End of data: the lines as sent, dots unstuffed. Not cancelled when the client leaves."""
         ...

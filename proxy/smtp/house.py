@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class House:
         self.session_seconds = settings.limits.session_timeout.total_seconds()
         self.certificate = Certificate(listener)
         self._connections: set[Connection] = set()
-        self._works: set[asyncio.Task[Reply]] = set()
+        self._works: set[asyncio.Future[Reply]] = set()
         self._empty = asyncio.Event()
         self._leaving = asyncio.Event()
         self._closing = False
@@ -157,16 +157,24 @@ class House:
             work.cancel()
         self._authenticator.close()
 
-    def _work(self, work: Coroutine[object, object, Reply]) -> asyncio.Task[Reply]:
-        """Run what must not end with a connection; `drain` waits for it."""
-        task = self.loop.create_task(work)
-        self._works.add(task)
-        task.add_done_callback(self._worked)
-        return task
+    async def _work(self, work: Awaitable[Reply]) -> Reply:
+        """Await what must not end with a connection; `drain` waits for it."""
+        task = asyncio.ensure_future(work)
+        over: asyncio.Future[None] = self.loop.create_future()
 
-    def _worked(self, task: asyncio.Task[Reply]) -> None:
-        self._works.discard(task)
-        self._look_around()
+        def worked(_: object) -> None:
+            self._works.discard(task)
+            if self._closing:
+                self._look_around()
+            if not over.done():
+                over.set_result(None)
+            elif not task.cancelled():
+                task.exception()  # the client is gone, and nobody asks
+
+        self._works.add(task)
+        task.add_done_callback(worked)
+        await over  # not the task itself: who is cancelled here would cancel it
+        return task.result()
 
     def _look_around(self) -> None:
         if self._closing and not self._connections and not self._works:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from proxy.envelope import Submitter
 from proxy.replies import Reply
 from proxy.smtp import auth, replies
 from proxy.smtp.limits import AUTH_FAILURES
@@ -38,12 +39,14 @@ def _error(reply: Reply) -> Answer:
 class Login:
     """The user of one session, "" for nobody, and the tries that it has left."""
 
-    __slots__ = ("_desk", "_left", "_wire", "user")
+    __slots__ = ("_desk", "_left", "_named", "_submitter", "_wire", "user")
 
     def __init__(self, wire: Wire, desk: Desk) -> None:
         self._wire = wire
         self._desk = desk
         self._left = AUTH_FAILURES
+        self._named: tuple[object, ...] = ()
+        self._submitter: Submitter | None = None
         self.user = ""
 
     @property
@@ -55,6 +58,28 @@ class Login:
     def offered(self) -> bool:
         """Whether EHLO names it: where it helps, and a password is safe."""
         return self.helps and self._password_is_safe
+
+    def submitter(self, helo: str, *, extended: bool, utf8: bool) -> Submitter:
+        """Who hands in a mail: the same as the one before, where nothing changed since."""
+        wire = self._wire
+        named = utf8, extended, helo, self.user, wire.tls, wire.peer, wire.network
+        if self._submitter is not None and named == self._named:
+            return self._submitter
+        # RFC 3848 and RFC 6531 section 4.3.
+        protocol = "UTF8SMTP" if utf8 else "ESMTP" if extended else "SMTP"
+        if extended:
+            protocol += "S" * wire.tls + "A" * bool(self.user)
+        self._named = named
+        self._submitter = Submitter(
+            listener=self._desk.listener.address,
+            peer=wire.peer,
+            network=wire.network,
+            credential=self.user,
+            helo=helo,
+            tls=wire.tls,
+            protocol=protocol,
+        )
+        return self._submitter
 
     async def authenticate(
         self,

@@ -27,6 +27,9 @@ AUTH_SHUT = 30  # failures of a network until it is not listened to
 AUTH_PAUSE_MAX = 16.0
 ERRORS_FREE = 10  # errors of a session until answers are held back, as Postfix's soft limit
 ERROR_PAUSE = 1.0
+#: What the gate takes in memory of a message that is on disk, in octets: what it reads at a time,
+#: what it decodes to look at, and what is on its way to an upstream.
+SPOOLED_TAKES = 1 << 20
 
 
 def read_peer(peername: object) -> Address | None:

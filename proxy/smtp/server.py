@@ -58,6 +58,8 @@ _NO_HOOKS = _NoHooks()
 class RelaySMTP(SMTP):
     """One connection: the `Wire` of its session. Admission, deadlines, TLS; no SMTP."""
 
+    transport: asyncio.Transport | None
+
     def __init__(self, house: House) -> None:
         super().__init__(_NO_HOOKS, hostname=house.hostname, loop=house.loop)
         self._house = house
@@ -192,7 +194,7 @@ class RelaySMTP(SMTP):
 
     def part(self) -> None:
         """Send what is queued and close; cut the line if it does not leave in time."""
-        transport = cast("asyncio.Transport | None", self.transport)
+        transport = self.transport
         if transport is None or self._goodbye is not None:
             return
         self.hold()
@@ -219,9 +221,8 @@ class RelaySMTP(SMTP):
 
     async def flush(self) -> None:
         """Send what is queued."""
-        transport = cast("asyncio.Transport | None", self.transport)
-        if self._out and transport is not None:
-            transport.write(bytes(self._out))
+        if self._out and self.transport is not None:
+            self.transport.write(bytes(self._out))
             self._out.clear()
             if self._paused:  # type: ignore[attr-defined]
                 try:
@@ -236,10 +237,10 @@ class RelaySMTP(SMTP):
             await self.flush()
         start, held = 0, self._in
         while True:
-            end = held.find(b"\n", start)
-            if end >= 0:
-                line = bytes(held[: end + 1])
-                del held[: end + 1]
+            end = held.find(b"\n", start) + 1
+            if end:
+                line = bytes(held) if end == len(held) else bytes(held[:end])
+                del held[:end]
                 self._lines += 1
                 if self._lines >= _TURN:
                     self._lines = 0
@@ -248,13 +249,19 @@ class RelaySMTP(SMTP):
             start = len(held)
             if start > _LINE_MAX:
                 raise EndlessLine
-            await self._more()
+            if self._out:
+                await self.flush()
+            if len(held) == start:
+                await self._more()
 
     async def read(self, deadline: float) -> bytes:
         """The next octets, at least one."""
         if not self._in:
             self._wait_until(deadline)
-            await self._more()
+            if self._out:
+                await self.flush()
+            while not self._in:
+                await self._more()
         octets = bytes(self._in)
         self._in.clear()
         return octets
@@ -270,36 +277,24 @@ class RelaySMTP(SMTP):
 
     def _take_in(self, octets: bytes) -> None:
         self._in += octets
-        transport = cast("asyncio.Transport | None", self.transport)
-        if len(self._in) > _IN_MAX and not self._choked and transport is not None:
+        if len(self._in) > _IN_MAX and not self._choked and self.transport is not None:
             self._choked = True
-            transport.pause_reading()
+            self.transport.pause_reading()
         self._wake()
 
     def _wake(self) -> None:
         if self._more_came is not None and not self._more_came.done():
             self._more_came.set_result(None)
 
-    async def _more(self) -> None:
+    def _more(self) -> Awaitable[None]:
         """Wait for octets beyond those that are there. Raises `Gone` when none will come."""
-        have = len(self._in)
-        if self._out:
-            await self.flush()
-        if len(self._in) > have:
-            return
         if self._ended:
             raise Gone
-        transport = cast("asyncio.Transport | None", self.transport)
-        if self._choked and transport is not None:
+        if self._choked and self.transport is not None:
             self._choked = False
-            transport.resume_reading()
-        self._more_came = self.loop.create_future()
-        try:
-            await self._more_came
-        finally:
-            self._more_came = None
-        if len(self._in) == have:
-            raise Gone
+            self.transport.resume_reading()
+        self._more_came = came = self.loop.create_future()
+        return came
 
     # -- Deadlines: one timer, set back seldom ---------------------------------------------------
 

@@ -6,19 +6,18 @@ goes wrong on our side is answered `451 4.3.0` with a reference; the traceback i
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from proxy import log
-from proxy.content import SPOOL_AT, Content, Room, Spool
-from proxy.envelope import Envelope, Submitter
+from proxy.content import SPOOL_AT, Room, Spool
+from proxy.envelope import Envelope
 from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault, with_ref
-from proxy.smtp import auth, command, replies
+from proxy.smtp import auth, command, limits, replies
 from proxy.smtp.data import Incoming
 from proxy.smtp.identity import Login, Manner, xclient
-from proxy.smtp.limits import ERROR_PAUSE, ERRORS_FREE, IDLE_COMMANDS, data_deadline
+from proxy.smtp.limits import ERROR_PAUSE, ERRORS_FREE, IDLE_COMMANDS
 from proxy.smtp.proxied import XCLIENT_NAMES
 from proxy.smtp.wire import Desk, EndlessLine, Gone, Wire
 
@@ -26,9 +25,6 @@ from proxy.smtp.wire import Desk, EndlessLine, Gone, Wire
 # section 4.
 _LINE_MAX = 512
 _LINES_MAX = {b"MAIL": 2048, b"RCPT": 2048, b"AUTH": auth.RESPONSE_MAX}
-#: What the gate takes in memory of a message that is on disk, in octets: what it reads at a time,
-#: what it decodes to look at, and what is on its way to an upstream.
-SPOOLED_TAKES = 1 << 20
 _BROWSERS = frozenset({b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT"})
 
 
@@ -75,7 +71,15 @@ class Session:
                 self._end(replies.SHUTTING_DOWN)
                 break
             try:
-                await self._take(await self._line())
+                self.waiting = True
+                try:
+                    line = await self._wire.line(self._patience)
+                finally:
+                    self.waiting = False
+                if self._over:  # it came as we said goodbye
+                    return
+                if (answer := self._take(line)) is not None:
+                    await answer
                 if self._errors_left < self._errors_before:
                     await self._hold_back()
             except Gone:
@@ -83,7 +87,8 @@ class Session:
             except EndlessLine:
                 self._end(replies.COMMAND_TOO_LONG_TO_READ)
             except Exception as error:  # the edge: our trouble is temporary and tells nothing
-                ref = self._transaction.envelope.ref if self._transaction else self._new_ref()
+                open_ = self._transaction
+                ref = open_.envelope.ref if open_ else new_ref(self._desk.clock())
                 log.incident(ref=ref, error=error)
                 self._reply(our_fault(ref))
 
@@ -116,25 +121,29 @@ class Session:
             raise Gone
         return line
 
-    async def _take(self, line: bytes) -> None:
+    def _take(self, line: bytes) -> Awaitable[None] | None:
+        """Answer a command; what is left to await of it."""
         self._verb = "other"
         if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
             # Where the client's lines end is in doubt, so nothing of its transaction is sent.
             self._transaction = None
-            return self._error(replies.BARE_IN_COMMAND)
+            self._error(replies.BARE_IN_COMMAND)
+            return None
         if b"\0" in line:
-            return self._error(replies.NUL_IN_COMMAND)
+            self._error(replies.NUL_IN_COMMAND)
+            return None
         verb, argument = command.split(line[:-2])
         answer = _COMMANDS.get(verb)
-        if answer is not None:
-            self._verb = verb.decode("ascii")
+        self._verb = _NAMES.get(verb, "other")
         if len(line) > _LINES_MAX.get(verb, _LINE_MAX):
-            return self._error(replies.COMMAND_TOO_LONG)
-        if answer is not None:
-            return await answer(self, argument)
-        if verb in _BROWSERS:
-            return self._end(replies.NOT_A_WEB_SERVER)
-        return self._error(replies.UNKNOWN_COMMAND)
+            self._error(replies.COMMAND_TOO_LONG)
+        elif answer is not None:
+            return answer(self, argument)
+        elif verb in _BROWSERS:
+            self._end(replies.NOT_A_WEB_SERVER)
+        else:
+            self._error(replies.UNKNOWN_COMMAND)
+        return None
 
     # -- Replies ---------------------------------------------------------------------------------
 
@@ -327,7 +336,9 @@ class Session:
             return self._refuse(mail) if mail is replies.DECLARED_TOO_BIG else self._error(mail)
         received_at = self._desk.clock()
         envelope = Envelope(
-            submitter=self._submitter(utf8=mail.smtputf8),
+            submitter=self._login.submitter(
+                self._helo, extended=self._extended, utf8=mail.smtputf8
+            ),
             ref=new_ref(received_at),
             received_at=received_at,
             mail_from=mail.sender,
@@ -343,21 +354,6 @@ class Session:
         if answer is None or answer.positive:
             self._transaction = Transaction(envelope)
         return self._reply(answer or replies.SENDER_OK)
-
-    def _submitter(self, *, utf8: bool) -> Submitter:
-        # RFC 3848 and RFC 6531 section 4.3.
-        protocol = "UTF8SMTP" if utf8 else "ESMTP" if self._extended else "SMTP"
-        if self._extended:
-            protocol += "S" * self._wire.tls + "A" * bool(self._login.user)
-        return Submitter(
-            listener=self._desk.listener.address,
-            peer=self._wire.peer,
-            network=self._wire.network,
-            credential=self._login.user,
-            helo=self._helo,
-            tls=self._wire.tls,
-            protocol=protocol,
-        )
 
     async def _on_rcpt(self, argument: bytes) -> None:
         if self._transaction is None:
@@ -401,23 +397,29 @@ class Session:
                 self._idle_left = IDLE_COMMANDS
         return self._reply(answer or replies.RECIPIENT_OK)
 
-    async def _on_data(self, argument: bytes) -> None:
+    def _on_data(self, argument: bytes) -> Awaitable[None] | None:
         transaction = self._transaction
         if argument or transaction is None or not transaction.envelope.recipients:
-            if self._wire.pending:
-                # DATA ends a pipelined group (RFC 2920): what follows is content, never commands.
-                return self._end(replies.TALKED_TOO_EARLY)
-            if argument:
-                return self._error(replies.NO_ARGUMENT_WANTED)
-            first = replies.MAIL_FIRST if self._helo else replies.HELO_FIRST
-            return self._error(first if transaction is None else replies.RCPT_FIRST)
+            self._refuse_data(argument, transaction)
+            return None
         self._transaction = None
         room = self._desk.memory.room(SPOOL_AT)
-        if room is None:
-            if self._wire.pending:  # content, as after any DATA that was refused
-                return self._end(replies.TALKED_TOO_EARLY)
-            return self._refuse(replies.NO_ROOM)
-        return await self._message(transaction.envelope, room)
+        if room is not None:
+            return self._message(transaction.envelope, room)
+        if self._wire.pending:  # content, as after any DATA that was refused
+            self._end(replies.TALKED_TOO_EARLY)
+        else:
+            self._refuse(replies.NO_ROOM)
+        return None
+
+    def _refuse_data(self, argument: bytes, transaction: Transaction | None) -> None:
+        if self._wire.pending:
+            # DATA ends a pipelined group (RFC 2920): what follows is content, never commands.
+            return self._end(replies.TALKED_TOO_EARLY)
+        if argument:
+            return self._error(replies.NO_ARGUMENT_WANTED)
+        first = replies.MAIL_FIRST if self._helo else replies.HELO_FIRST
+        return self._error(first if transaction is None else replies.RCPT_FIRST)
 
     async def _message(self, envelope: Envelope, room: Room) -> None:
         """From 354 to the gate's answer."""
@@ -429,7 +431,7 @@ class Session:
             return self._end(replies.TOO_MUCH_DATA)
         self._idle_left = IDLE_COMMANDS
         fault = incoming.fault
-        if fault is None and spool.on_disk and not room.grow(SPOOLED_TAKES):
+        if fault is None and spool.on_disk and not room.grow(limits.SPOOLED_TAKES):
             fault = replies.NO_ROOM
         if fault is not None:
             log.message_refused(ref=envelope.ref, code=fault.code, reason=fault.text)
@@ -444,7 +446,12 @@ class Session:
         # From here on the message is the gate's: what happens to this client changes nothing
         # (delivery.md 4).
         envelope.room = room
-        answer = await asyncio.shield(self._desk.work(self._submit(envelope, incoming.content())))
+        try:
+            content = incoming.content()
+            answer = await self._desk.work(self._desk.gate.submit(envelope, content))
+        except Exception as error:
+            log.incident(ref=envelope.ref, error=error)
+            answer = our_fault(envelope.ref)
         if answer.positive:
             self._errors_left = self._errors_before = self._limits.errors
         return self._reply(answer)
@@ -459,29 +466,16 @@ class Session:
         )
         started = self._desk.now()
         while not incoming.overrun:
-            deadline = data_deadline(
-                started=started,
-                now=self._desk.now(),
-                received=incoming.received,
-                idle=self._limits.data_timeout,
-            )
+            now, received, idle = self._desk.now(), incoming.received, self._limits.data_timeout
+            deadline = limits.data_deadline(started=started, now=now, received=received, idle=idle)
             if incoming.feed(await self._wire.read(deadline)):
-                self._wire.give_back(incoming.rest)
+                if incoming.rest:
+                    self._wire.give_back(incoming.rest)
                 return incoming
         return None
 
-    async def _submit(self, envelope: Envelope, content: Content) -> Reply:
-        try:
-            return await self._desk.gate.submit(envelope, content)
-        except Exception as error:
-            log.incident(ref=envelope.ref, error=error)
-            return our_fault(envelope.ref)
 
-    def _new_ref(self) -> str:
-        return new_ref(self._desk.clock())
-
-
-_COMMANDS: dict[bytes, Callable[[Session, bytes], Awaitable[None]]] = {
+_COMMANDS: dict[bytes, Callable[[Session, bytes], Awaitable[None] | None]] = {
     b"EHLO": Session._on_ehlo,
     b"HELO": Session._on_helo,
     b"MAIL": Session._on_mail,
@@ -498,3 +492,4 @@ _COMMANDS: dict[bytes, Callable[[Session, bytes], Awaitable[None]]] = {
     b"STARTTLS": Session._on_starttls,
     b"XCLIENT": Session._on_xclient,
 }
+_NAMES = {verb: verb.decode("ascii") for verb in _COMMANDS}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -98,4 +97,4 @@ class Desk:
     disk: Budget
     password_in_clear: bool
     pause: Callable[[float], Awaitable[None]]  # seconds; ended early when the house closes
-    work: Callable[[Coroutine[object, object, Reply]], asyncio.Task[Reply]]
+    work: Callable[[Awaitable[Reply]], Awaitable[Reply]]  # goes on when who awaits it is cancelled

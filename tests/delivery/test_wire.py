@@ -166,3 +166,13 @@ def test_a_path_is_verbatim_or_an_error() -> None:
 )
 def test_enhanced_codes(text: str, code: str) -> None:
     assert wire.enhanced(text) == code
+
+
+@given(st.binary(max_size=12))
+def test_plain_is_what_neither_check_has_anything_against(address: bytes) -> None:
+    try:
+        wire.refuse_controls(address)
+    except ValueError:
+        assert not wire.plain(address)
+    else:
+        assert wire.plain(address) == wire.unambiguous(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -52,3 +53,43 @@ async def test_all_or_nothing_refuses_nobody_at_rcpt_and_everybody_at_data(
     else:
         assert reply.startswith("250 "), reply
         assert [m.recipients for m in w.sink.messages] == [(ANNA.encode(),)]
+
+
+async def test_who_is_accepted_at_rcpt_is_read_once_and_a_later_objection_still_stops_the_mail(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read at RCPT serves the decision at end of data; C1 finds what came in between."""
+    w = await world(edit=lambda t: t.replace("may_set_stream = true", "may_set_stream = false"))
+    await w.know(ANNA, "opt-in", **OPT_IN)
+    real = w.sluis.store.lookup
+    looked: list[Sequence[Subject]] = []
+
+    async def noted(subjects: Sequence[Subject], **more: Any) -> Snapshot:
+        looked.append(subjects)
+        return await real(subjects, **more)
+
+    monkeypatch.setattr(w.sluis.store, "lookup", noted)
+    assert (await w.send(ANNA, message())).startswith("250 ")
+    assert len(looked) == 1
+    monkeypatch.setattr("proxy.gate._FRESH", -1.0)
+    assert (await w.send(ANNA, message())).startswith("250 ")
+    assert len(looked) == 3
+    monkeypatch.setattr("proxy.gate._FRESH", 3600.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", w.sluis.smtp_ports[0])
+    await reader.readline()
+    assert (await asked(reader, writer, "HELO app.example")).startswith("250 ")
+    sender = "MAIL FROM:<bounces@news.acme.example>"
+    assert (await asked(reader, writer, sender)).startswith("250 ")
+    assert (await asked(reader, writer, f"RCPT TO:<{ANNA}>")).startswith("250 ")
+    await w.know(ANNA, "objection", scope="marketing", via="one-click", days=0)
+    assert (await asked(reader, writer, "DATA")).startswith("354")
+    reply = await asked(reader, writer, message().decode() + "\r\n.")
+    assert reply.startswith("550 5.7.1 "), reply
+    assert len(looked) == 5  # at RCPT, and again where C1 found it
+    assert len(w.sink.messages) == 2
+    writer.close()
+
+
+async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: str) -> str:
+    writer.write(line.encode() + b"\r\n")
+    return (await reader.readline()).decode()

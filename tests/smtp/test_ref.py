@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ref import Refs, made_at, new_ref
+from proxy.ref import Chance, Refs, made_at, new_ref
 
 _TIMES = st.datetimes(
     min_value=datetime(1970, 1, 2),  # noqa: DTZ001 - made aware by the strategy
@@ -47,3 +48,28 @@ def test_a_naive_time_is_refused() -> None:
 def test_what_is_no_reference_has_no_time(text: str) -> None:
     with pytest.raises(ValueError, match=r"16 characters|not found"):
         made_at(text)
+
+
+@given(st.lists(st.integers(min_value=1, max_value=4096), min_size=1, max_size=60))
+def test_chance_gives_what_is_asked_for(sizes: list[int]) -> None:
+    drawn = Chance()
+    assert [len(drawn(size)) for size in sizes] == sizes
+
+
+def test_chance_gives_nothing_twice() -> None:
+    drawn = Chance()
+    assert len({drawn(16) for _ in range(10_000)}) == 10_000
+
+
+def test_a_child_does_not_draw_what_its_parent_draws() -> None:
+    drawn = Chance()
+    drawn(16)
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(theirs, drawn(16))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(ours, 16) != drawn(16)
+    os.close(ours)
+    os.close(theirs)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from proxy.content import SPOOL_AT, Budget, Spool
 from proxy.replies import Reply
 from proxy.smtp import session
-from proxy.smtp.limits import Admission
-from proxy.smtp.session import SPOOLED_TAKES
+from proxy.smtp.limits import SPOOLED_TAKES, Admission
 
 TMP = Path(tempfile.gettempdir())
 LINE = b"x" * 98 + b"\r\n"
