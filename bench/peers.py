@@ -52,6 +52,7 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
 }
 #: What `--quick` has time for.
 QUICK = ("small", "copies", "refusals", "latency", "clicks", "start")
+_ENOUGH = 90.0  # seconds after which no further row is begun
 
 
 def measure(bench: Bench, names: Sequence[str], *, write: bool) -> None:
@@ -97,7 +98,11 @@ def quick(bench: Bench) -> int:
     """The main rows in short rounds, beside the record; 1 where one fell."""
     known = page.medians(page.recorded())
     fell = []
+    began = time.monotonic()
     for name in QUICK:
+        if time.monotonic() - began > _ENOUGH:
+            print(f"{name}: not run, the machine was too unsteady for two minutes")
+            continue
         for row in ROWS[name](bench):
             worse, line = compared(row, known.get(row.key))
             print(line, flush=True)

@@ -33,7 +33,7 @@ class Curve:
 CURVES = {
     "size": Curve("octets", (1_000, 4_096, 10_000, 100_000, 1_000_000, 10_000_000), "proxy"),
     "sessions": Curve("sessions", (1, 10, 20, 100, 1000), "proxy"),
-    "recipients": Curve("recipients a mail", (1, 10, 100, 1000), "queue"),
+    "recipients": Curve("recipients a mail, 5 sessions", (1, 10, 100, 1000), "queue"),
     "people": Curve("people in the consent table", (10_000, 100_000, 1_000_000, 10_000_000)),
     "fsync": Curve("ms that each fsync is held up, by strace", (0, 1, 5)),
 }
@@ -69,9 +69,9 @@ class _Course:
 
         sizes = {}
         for name in relays:
-            warm = once(name, max(what.sessions, 20))
+            warm = once(name, max(what.sessions, 20 // what.recipients))
             rate = warm.per_second / (what.recipients if name in _SPLITS else 1)
-            sizes[name] = self.bench.count(rate, what.sessions)
+            sizes[name] = self.bench.count(rate, what.sessions, what.recipients)
         direct = Direct.lasting(
             self.bench.seconds,
             self.port,
@@ -149,7 +149,8 @@ def _what(folder: Path, name: str, point: int) -> Load:
     return Load(
         mail=mails.newsletter(folder, point if name == "size" else 4096),
         messages=1,
-        sessions=point if name == "sessions" else 20,
+        # A mail to a thousand is a thousand mails: a few at a time are enough of them.
+        sessions={"sessions": point, "recipients": 5}.get(name, 20),
         recipients=point if name == "recipients" else 1,
     )
 
@@ -158,7 +159,7 @@ def _alone(course: _Course, name: str, point: int) -> list[str]:
     """A point that needs a relay of its own."""
     people = point if name == "people" else course.bench.people
     with sluis(course.port, people, delay_ms=point if name == "fsync" else 0) as relay:
-        # Among few people and many alike: a block that no warm-up touched, far into the table.
+        # The last block; wherever it is, its people stand all over the table.
         block = max(0, people // BLOCK - 1) if name == "people" else 0
         what = Load(
             mail=mails.newsletter(course.bench.folder, 4096), messages=1, person=person(block)

@@ -8,7 +8,9 @@ second from its journal.
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
+from random import Random
 
 _HEADER = """\
 From: Voorbeeld Schoenen <hello@news.shop.example>
@@ -19,6 +21,7 @@ MIME-Version: 1.0
 Content-Type: multipart/alternative; boundary="part-of-the-news"
 
 """
+_ALTERNATIVE = 'Content-Type: multipart/alternative; boundary="part-of-the-news"'
 _TEXT = """\
 --part-of-the-news
 Content-Type: text/plain; charset=utf-8
@@ -52,5 +55,24 @@ def newsletter(folder: Path, octets: int, sender: str = "news") -> Path:
     path = folder / f"{sender}-{octets}.eml"
     # smtp-source ends the last line itself.
     path.write_text((_HEADER.replace("news.shop", f"{sender}.shop") + text + html).rstrip("\n"))
+    path.chmod(0o644)
+    return path
+
+
+def attached(folder: Path, octets: int) -> Path:
+    """`newsletter` of 4 KB with a file attached that makes it about so large."""
+    plain = newsletter(folder, 4096).read_text()
+    fields, _, body = plain.partition(_ALTERNATIVE)
+    lines = max(1, (octets - len(plain)) // 77)
+    # Random, as a compressed picture is; the same in every run.
+    noise = base64.b64encode(Random(7).randbytes(lines * 57)).decode()
+    wrapped = "\n".join(noise[n : n + 76] for n in range(0, len(noise), 76))
+    path = folder / f"attached-{octets}.eml"
+    path.write_text(
+        f'{fields}Content-Type: multipart/mixed; boundary="whole"\n\n--whole\n'
+        f"{_ALTERNATIVE}{body}\n--whole\n"
+        "Content-Type: application/pdf\nContent-Transfer-Encoding: base64\n"
+        f"Content-Disposition: attachment\n\n{wrapped}\n--whole--"
+    )
     path.chmod(0o644)
     return path

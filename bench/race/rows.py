@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,9 +45,9 @@ class Bench:
     seconds: float
     people: int
 
-    def count(self, rate: float, least: int = 100) -> int:
-        """How many messages last about so long as a run should."""
-        return max(least, min(self.people, int(rate * self.seconds)))
+    def count(self, rate: float, least: int = 100, recipients: int = 1) -> int:
+        """How many messages last about so long as a run should, and reach nobody twice."""
+        return max(least, min(self.people // recipients, int(rate * self.seconds)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ def rates(
         for name in relays:
             each = recipients if name in _SPLITS else 1
             rate = once(name, max(sessions, 200 // recipients)).per_second / each
-            rate = once(name, _probe(bench, rate, sessions)).per_second / each
-            sizes[name] = bench.count(rate, sessions)
+            probe = replace(bench, seconds=min(_PROBE, bench.seconds))
+            rate = once(name, probe.count(rate, sessions, recipients)).per_second / each
+            sizes[name] = bench.count(rate, sessions, recipients)
         what = Load(mail=mail, messages=200, sessions=sessions)
         direct = Direct.lasting(bench.seconds * span, port, counter, what)
 
@@ -145,10 +147,6 @@ def rates(
             got = {"direct": Rate(rate, 0.0), **measured}
             print("  " + ", ".join(f"{n} {r.per_second:.0f}/s" for n, r in got.items()))
             yield got
-
-
-def _probe(bench: Bench, rate: float, sessions: int) -> int:
-    return max(sessions, min(bench.people, int(rate * min(_PROBE, bench.seconds))))
 
 
 def yardstick(bench: Bench, stack: contextlib.ExitStack, port: int) -> tuple[Counter, Direct]:
@@ -202,11 +200,14 @@ def large(bench: Bench) -> list[Row]:
         (100_000, "100 KB", "direct.100k", Aim(0.5, 0.6)),
         (1_000_000, "1 MB", "direct.1m", Aim(0.75, 0.9)),
     ):
-        row = Row(key, f"rate against smtp-source -> smtp-sink, {words}", aim)
-        mail = mails.newsletter(bench.folder, octets)
-        for got in rates(bench, mail, (), [row], span=2):
-            against(row, got["sluis"], got["direct"])
-        rows.append(row)
+        for make, kind, tail in (
+            (mails.newsletter, f"{words}, all of it text to be read", ""),
+            (mails.attached, f"{words}, all but 4 KB an attachment", ".attached"),
+        ):
+            row = Row(f"{key}{tail}", f"rate against smtp-source -> smtp-sink, {kind}", aim)
+            for got in rates(bench, make(bench.folder, octets), (), [row], span=2):
+                against(row, got["sluis"], got["direct"])
+            rows.append(row)
     return rows
 
 
@@ -236,7 +237,7 @@ def dkim(bench: Bench) -> list[Row]:
     one = Row("dkim.thread", "the same against the raw signing rate of one thread")
     rows = [row, one]
     for got in rates(bench, mails.newsletter(bench.folder, 4096), (), rows, dkim=True):
-        against(row, got["sluis"], Rate(signing_rate(all_cpus=True), 0.0))
+        against(row, got["sluis"], Rate(signing_rate(os.cpu_count() or 1), 0.0))
         against(one, got["sluis"], Rate(signing_rate(), 0.0))
     return rows
 
