@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from proxy.envelope import Envelope
 from proxy.message import dkim, mailboxes
@@ -37,7 +38,7 @@ _TRACE = (b"received", REFERENCE)
 DOI_CONFIRMATION = "doi-confirmation"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Site:
     """How this instance names itself. `public_url` has no final slash; `feedback_domain` and
     `complaints` (the mailbox that takes reports of complaints) "" for none.
@@ -49,7 +50,7 @@ class Site:
     feedback_domain: str = ""
     complaints: str = ""
 
-    @property
+    @cached_property
     def links(self) -> Links:
         """Where opt-outs arrive."""
         mailbox = f"u@{self.feedback_domain}" if self.feedback_domain else ""
@@ -170,14 +171,17 @@ def plan(
             message_id=message_id(header),
             marks=("mbox_line",) if header.mbox_line else (),
         )
-    removed = {field.name for field in control_fields(header)}
-    removed |= {name for name in _BLIND if header.named(name)}
+    removed: set[bytes] = set()
+    if _touched(header):
+        removed.update(field.name for field in control_fields(header))
+        removed.update(name for name in _BLIND if header.named(name))
     extra = _NOTHING
     links = None
     if publication is not None:
         extra = _marketing(header, envelope, site, publication, campaign, aligned, failed)
         links = None if template == DOI_CONFIRMATION else site.links
-    there = list_unsubscribe.existing(header) if links is not None else None
+    listed = links is not None and not header.by_name.keys().isdisjoint(list_unsubscribe.NAMES)
+    there = list_unsubscribe.existing(header) if listed else None
     kept = (
         publication is not None
         and links is not None
@@ -187,11 +191,12 @@ def plan(
     )
     if kept:
         links = None
-    per_copy = set()
+    per_copy: set[bytes] = set()
     if rewrite_to:
         removed |= {name for name in VISIBLE if header.named(name)}
         per_copy |= {_TO} if header.named(_TO) else set()
-    per_copy |= {cfbl_address.FEEDBACK_ID} if extra.complaint_id else set()
+    if extra.complaint_id:
+        per_copy.add(cfbl_address.FEEDBACK_ID)
     replaced = set(list_unsubscribe.NAMES) if links else set()
     signing = _Signing(
         aligned, publication is not None, _TRACE if enforce else _TRACE[:1], body_edited, failed
@@ -204,7 +209,7 @@ def plan(
     marks = _marks(header, main, failed, enforce=enforce)
     marks += ["to_rewritten"] if rewrite_to else []
     marks += ["list_unsubscribe_kept"] if kept else []
-    if publication is not None and links is not None and there is not None:
+    if publication is not None and links is not None and there:
         token = list_unsubscribe.own_token(there, links)
         own_recipient = own(token) if token else ""
         if own_recipient:
@@ -216,8 +221,8 @@ def plan(
             mailto = list_unsubscribe.merged(there, links)
         if forward is None and any(uri.lower().startswith("http:") for uri in there.uris):
             marks.append("http_unsubscribe_dropped")
-        signed = main.dkim.sign or main.dkim.kept
-        if not signed and (not upstream_signs or header.named(dkim.DKIM)):
+    if links is not None and not (main.dkim.sign or main.dkim.kept):
+        if not upstream_signs or header.named(dkim.DKIM):
             marks.append("one_click_unsigned")
     return EditPlan(
         ref=envelope.ref,
@@ -319,28 +324,32 @@ def _marketing(
             title=publication.title,
         )
     identifier = f"<{envelope.ref}@{site.hostname}>"
-    tail = {
-        feedback_id.NAME: feedback_id.field(
+    tail: dict[bytes, bytes] = {}
+
+    def lacks(name: bytes) -> bool:
+        # None of these is owed by law: where a signature forbids the field, the mail goes without.
+        return name not in header.by_name and not dkim.oversigned(header, name, failed)
+
+    if lacks(feedback_id.NAME):
+        tail[feedback_id.NAME] = feedback_id.field(
             campaign=campaign,
             stream=publication.stream,
             sender=publication.sender,
             feedback_id=publication.feedback_id,
-        ),
-        **_complaints(header, site, aligned),
-        origination.DATE: origination.date(envelope.received_at),
-        origination.MESSAGE_ID: origination.message_id(identifier),
-    }
-    # None of these is owed by law: where a signature forbids the field, the mail goes without.
-    missing = [n for n in tail if not header.named(n) and not dkim.oversigned(header, n, failed)]
+        )
+    if lacks(cfbl_address.NAME):
+        tail |= _complaints(header, site, aligned)
+    if lacks(origination.DATE):
+        tail[origination.DATE] = origination.date(envelope.received_at)
+    if lacks(origination.MESSAGE_ID):
+        tail[origination.MESSAGE_ID] = origination.message_id(identifier)
     return _Extra(
         removed=frozenset(removed),
-        names=(*names, *missing),
+        names=(*names, *tail),
         list_id=list_field,
-        tail=b"".join(tail[name] for name in missing),
-        complaint_id=cfbl_address.NAME in missing
-        and not header.named(cfbl_address.FEEDBACK_ID)
-        and not dkim.oversigned(header, cfbl_address.FEEDBACK_ID, failed),
-        message_id=identifier if origination.MESSAGE_ID in missing else "",
+        tail=b"".join(tail.values()),
+        complaint_id=cfbl_address.NAME in tail and lacks(cfbl_address.FEEDBACK_ID),
+        message_id=identifier if origination.MESSAGE_ID in tail else "",
         blank_line=not header.complete,
     )
 
@@ -396,7 +405,7 @@ def _variant(
     )
     remove = (
         [f for f in header.fields if f.name in removed or f in settled.gone]
-        if removed or settled.gone
+        if settled.gone or not header.by_name.keys().isdisjoint(removed)
         else []
     )
     pieces = splice(header, remove=remove, add=[extra.tail])

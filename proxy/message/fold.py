@@ -25,6 +25,13 @@ def fold(name: str, words: Sequence[str]) -> bytes:
 
     Raises `FoldError`.
     """
+    if len(words) == 1:  # most have one
+        word = words[0]
+        if word.isascii() and word.isprintable() and name.isascii() and name.isprintable():
+            if len(name) + 2 + len(word) <= WIDTH:
+                return f"{name}: {word}\r\n".encode("ascii")
+            if len(word) < MAX_LINE and len(name) < MAX_LINE:
+                return f"{name}:\r\n {word}\r\n".encode("ascii")
     return finished(name, filled((f"{name}:",), words))
 
 

@@ -41,6 +41,7 @@ _CHARS = re.compile(rb"[!-~]+")
 _HOST = re.compile(r"https://([a-z0-9.-]+)(?::[0-9]{1,5})?(?:[/?#]|\Z)", re.IGNORECASE)
 # A mailto of others that fits beside ours in lines of 998 octets.
 _MAX_MERGED = 900
+_POST_FIELD = fold("List-Unsubscribe-Post", ["List-Unsubscribe=One-Click"])
 
 
 class Mode(StrEnum):
@@ -194,9 +195,7 @@ def fields(links: Links, token: str, mailto: str = "") -> bytes:
         uris.append(f"<{links.mailto(token)}>")
     if mailto:
         uris.append(f"<{mailto}>")
-    return fold("List-Unsubscribe", [*(f"{uri}," for uri in uris[:-1]), uris[-1]]) + fold(
-        "List-Unsubscribe-Post", ["List-Unsubscribe=One-Click"]
-    )
+    return fold("List-Unsubscribe", [*(f"{uri}," for uri in uris[:-1]), uris[-1]]) + _POST_FIELD
 
 
 def _spelt(uri: str) -> str:
