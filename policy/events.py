@@ -164,6 +164,10 @@ _TYPES: dict[str, type[Detail]] = {
     "registry": Registry,
 }
 _NAMES = {class_: name for name, class_ in _TYPES.items()}
+_FIELDS = {
+    class_: tuple((field.name, field.default) for field in dataclasses.fields(class_))
+    for class_ in _NAMES
+}
 
 _READERS: dict[str, dict[str, Reader]] = {
     "opt-in": {
@@ -262,20 +266,20 @@ def type_of(detail: Detail) -> str:
 def fields_of(detail: Detail) -> dict[str, object]:
     """JSON-able fields that `detail_from` reads back; unknown and default values are left out."""
     plain: dict[str, object] = {}
-    for field in dataclasses.fields(detail):
-        value = getattr(detail, field.name)
-        if value is None or value == field.default:
+    for name, default in _FIELDS[type(detail)]:
+        value = getattr(detail, name)
+        if value is None or value is default or value == default:
             continue
         if isinstance(value, datetime):
-            plain[field.name] = value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            plain[name] = value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         elif isinstance(value, date):
-            plain[field.name] = value.isoformat()
+            plain[name] = value.isoformat()
         elif isinstance(value, tuple):
-            plain[field.name] = list(value)
+            plain[name] = list(value)
         elif isinstance(value, StrEnum):
-            plain[field.name] = value.value
+            plain[name] = value.value
         else:
-            plain[field.name] = value
+            plain[name] = value
     return plain
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from policy.basis import NO, UNKNOWN, YES, Case, Condition
 from policy.ledger import lies_within
 from policy.model import (
+    NO_OVERLAY,
     Answer,
     Cap,
     Event,
@@ -42,6 +43,7 @@ TERMS = frozenset(
     {Reason.CONSENT, Reason.SOFT_OPT_IN, Reason.IMPLIED_CONSENT, Reason.PUBLISHED_ADDRESS}
 )
 
+_NO_TERMS = frozenset[str]()
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": _DAY}
@@ -67,6 +69,8 @@ class Held:
 def held(facts: Facts, home: tzinfo | None) -> Held | None:
     """The first thing that holds this mail. `home` is the zone of the recipient's country."""
     overlays = (facts.message.overlay, facts.sender.overlay)
+    if overlays[0] is NO_OVERLAY and overlays[1] is NO_OVERLAY:
+        return None
     for overlay in overlays:
         blocked = _blocked_product(facts, overlay)
         if blocked is not None:
@@ -115,7 +119,7 @@ def caps(facts: Facts) -> list[tuple[str, Cap]]:
 def own_terms(facts: Facts) -> frozenset[str]:
     """What rules must allow for an own term to be asked of them."""
     terms = (facts.message.overlay.valid_months, facts.sender.overlay.valid_months)
-    return frozenset(key for months in terms for key in months)
+    return frozenset[str]().union(*terms) if terms[0] or terms[1] else _NO_TERMS
 
 
 def own_end(case: Case, rule: Rule, event: Event) -> datetime | None:

@@ -73,11 +73,11 @@ class Keys:
         self._take(file)
 
     def __repr__(self) -> str:  # never a secret, not even in a traceback's locals
-        return f"Keys({str(self._path)!r}, newest=k{self._newest})"
+        return f"Keys({str(self._path)!r}, newest={self._newest})"
 
     def _take(self, file: _File) -> None:
         self._boxes = {f"k{n}": AESSIV(key) for n, key in file.tokens.items()}
-        self._newest = max(file.tokens)
+        self._newest = f"k{max(file.tokens)}"
         self._seen = file.seen
 
     @property
@@ -106,13 +106,13 @@ class Keys:
         AES-SIV (RFC 5297) with `purpose` and key id as associated data: nothing can be read or
         changed, and a token for one purpose does not open for another. `payload` may not be empty.
         """
-        key_id = f"k{self._newest}"
+        key_id = self._newest
         sealed = self._boxes[key_id].encrypt(payload, [purpose.encode(), key_id.encode()])
         return f"{key_id}.{base64.urlsafe_b64encode(sealed).rstrip(b'=').decode()}"
 
     def sealed_length(self, octets: int) -> int:
         """The characters of a token of a payload of so many octets."""
-        return len(f"k{self._newest}.") + ((octets + TAG_BYTES) * 4 + 2) // 3
+        return len(self._newest) + 1 + ((octets + TAG_BYTES) * 4 + 2) // 3
 
     def open(self, purpose: str, token: str) -> bytes:
         """The payload of `token`. Raises `TokenError`, the same for every fault.

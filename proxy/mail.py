@@ -30,7 +30,7 @@ from proxy.message.control import Control, ControlError, control, meant
 from proxy.message.edit import EditPlan, shown_mailboxes
 from proxy.message.header import Header, HeaderRefused
 from proxy.message.inspect import ANYONE, Shown
-from proxy.message.promotion import DECLARED, SIGNS, score
+from proxy.message.promotion import DECLARED, SIGNS, Lines, score
 from proxy.message.received import after_trace, check_loop
 from proxy.message.sign import Signing
 from proxy.message.signals import declared, signals
@@ -173,6 +173,7 @@ class Reader:
         self._personal = PersonalUse()
         self._has_personal = any(s.category is Category.PERSONAL for s in settings.streams)
         self._chooser = Chooser(settings)
+        self._lines = Lines()
         self._weights = {sign: int(getattr(settings.promotion, sign)) for sign in SIGNS}
 
     # -- what the envelope alone tells -----------------------------------------------------------
@@ -383,7 +384,9 @@ class Reader:
                 score, content, header, self._weights, threshold=threshold
             )
         else:
-            found_ = score(content, header, self._weights, threshold=threshold)
+            found_ = score(
+                content, header, self._weights, threshold=threshold, lines=self._lines
+            )
         if found_.total < threshold:
             return False, (), ()
         note = f"promotion {found_.total}: {', '.join(found_.signs)}"

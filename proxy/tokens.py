@@ -7,6 +7,7 @@ URL, needs no look-up to verify, and never expires.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from proxy.errors import TokenError
 from proxy.keys import LONGEST_TOKEN, TAG_BYTES, Keys
@@ -40,11 +41,22 @@ def length(keys: Keys, optout: OptOut) -> int:
     return keys.sealed_length(len(_payload(keys, optout)))
 
 
-def _payload(keys: Keys, optout: OptOut) -> bytes:
-    parts = [part.encode() for part in (optout.sender, optout.stream, optout.ref, optout.address)]
-    if any(len(part) > 255 for part in parts):
+@lru_cache(maxsize=256)
+def _begun(sender: str, stream: str) -> bytes:
+    """What the payloads of a stream begin with. Raises `ValueError`."""
+    return bytes([_FORM]) + _part(sender) + _part(stream)
+
+
+def _part(text: str) -> bytes:
+    octets = text.encode()
+    if len(octets) > 255:
         raise ValueError("an id or address of a token is over 255 octets")
-    payload = bytes([_FORM]) + b"".join(bytes([len(part)]) + part for part in parts)
+    return b"%c%b" % (len(octets), octets)
+
+
+def _payload(keys: Keys, optout: OptOut) -> bytes:
+    begun = _begun(optout.sender, optout.stream)
+    payload = begun + _part(optout.ref) + _part(optout.address)
     if (len(payload) + TAG_BYTES) % 3 == 0:
         # Whole base64 groups may end in "-" or "_", which what turns text into links may leave out.
         payload += _PAD

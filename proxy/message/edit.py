@@ -221,9 +221,8 @@ def plan(
             mailto = list_unsubscribe.merged(there, links)
         if forward is None and any(uri.lower().startswith("http:") for uri in there.uris):
             marks.append("http_unsubscribe_dropped")
-    if links is not None and not (main.dkim.sign or main.dkim.kept):
-        if not upstream_signs or header.named(dkim.DKIM):
-            marks.append("one_click_unsigned")
+    signed = main.dkim.sign or main.dkim.kept or (upstream_signs and not header.named(dkim.DKIM))
+    marks += ["one_click_unsigned"] if links is not None and not signed else []
     return EditPlan(
         ref=envelope.ref,
         received=_received(envelope, site, client_ip),

@@ -7,7 +7,9 @@ A hint and no verdict: it is written to the journal, and counts in law only wher
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from proxy.content import Content
@@ -85,6 +87,46 @@ _LOOKED_FOR = {
     for sign, phrases in PHRASES.items()
 }
 _OPT_OUT = Words()
+
+
+def _needed(phrases: Iterable[str]) -> tuple[str, ...]:
+    """Words of which a text with one of the phrases has one, whatever white space it has."""
+    found: list[str] = []
+    for phrase in phrases:
+        words = phrase.split(" ")
+        if not any(word in phrase for word in found if word != _ALONE):
+            found.append(_ALONE if _ALONE in words[1:-1] else max(words, key=len))
+    return tuple(found)
+
+
+# A sign that is a word of its own. Markup has it all over, but not with space around it.
+_ALONE = "="
+_STANDS_ALONE = re.compile(r"(?<![^\s>])=(?![^\s<])")
+# What a sign of the text needs one of; a discount also needs a per cent sign.
+_PER_CENT = "per cent"
+_NEEDED = {
+    _PER_CENT: ("%",),
+    "discount": _CUTS,
+    "opt_out": _OPT_OUT.anchors,
+    **{s: _needed(t for p in phrases for t in _spelled(p)) for s, phrases in PHRASES.items()},
+}
+# Those that are looked for at once, and by a character those that few texts have.
+_WORDS = {
+    sign: [word for word in words if word.isalpha() or (len(word) == 1 and word != _ALONE)]
+    for sign, words in _NEEDED.items()
+}
+_RARE = {
+    sign: [
+        (next(c for c in word if not c.isalpha()), word)
+        for word in words
+        if word not in _WORDS[sign]
+    ]
+    for sign, words in _NEEDED.items()
+}
+# Octets of a string beside its characters.
+_OBJECT = 64
+# Characters of a line; where most have more, sentences and tags are lines.
+_USUAL = 100
 _MARKUP = re.compile(r"<(style|script)\b[^<]*+(?:<(?!/\1)[^<]*+)*|<[^<>]{0,2000}+>", re.IGNORECASE)
 
 #: All signs, by the names of their weights.
@@ -110,13 +152,21 @@ DECLARED = "solicitation"
 
 
 def score(
-    content: Content, header: Header, weights: Mapping[str, int], *, threshold: int = 0
+    content: Content,
+    header: Header,
+    weights: Mapping[str, int],
+    *,
+    threshold: int = 0,
+    lines: Lines | None = None,
 ) -> Score:
     """What speaks for promotion; a sign counts once. `weights` maps each of `SIGNS` to a number.
 
-    With a `threshold`, what lies below it is told as nothing at all.
+    With a `threshold`, what lies below it is told as nothing at all. `lines` are those of earlier
+    mails: they change the time that it takes, and nothing else.
     """
     possible = sum(weights[name] for name in SIGNS)
+    shown: list[str] | None = None
+    cut: AbstractSet[str] = frozenset()
     text: _Text | None = None
     found = set()
     for name in _BY_COST:
@@ -127,8 +177,16 @@ def score(
         if name == "list_fields":
             there = any(field.startswith(b"list-") for field in header.by_name)
         else:
-            text = text or _Text(_shown(content, header))
-            there = _there(name, text)
+            if shown is None:
+                shown = _shown(content, header)
+                cut = _cut("\n".join(shown)) if lines is not None else cut
+            if lines is not None and (
+                (name == "discount" and lines.lack(_PER_CENT, cut)) or lines.lack(name, cut)
+            ):
+                there = False
+            else:
+                text = text or _Text(_joined(shown))
+                there = _there(name, text)
         if there:
             found.add(name)
         else:
@@ -154,6 +212,69 @@ class _Text:
         if self._folded is None:
             self._folded = fold(self.words)
         return self._folded
+
+
+class Lines:
+    """Lines of the mails seen last, and the signs that cannot stand in them.
+
+    Most lines of a receipt were in the one before. A sign needs one of some words, and no word goes
+    over the end of a line or a tag: where no line has one, the mail does not show the sign. For one
+    thread.
+    """
+
+    #: Octets of lines without a sign that are kept, about; with more, none are.
+    ROOM = 1 << 19
+
+    def __init__(self) -> None:
+        self._without: dict[str, set[str]] = {sign: set() for sign in _NEEDED}
+        self._octets = dict.fromkeys(_NEEDED, 0)
+
+    def lack(self, sign: str, lines: AbstractSet[str]) -> bool:
+        """Whether a mail with these lines does not show this sign of the text, for sure."""
+        known = self._without[sign]
+        fresh = lines - known
+        if fresh:
+            text = _folded(fresh)
+            if text is None or _has(text, sign):
+                return False
+            self._octets[sign] += len(text) + _OBJECT * len(fresh)
+            if self._octets[sign] > self.ROOM:
+                self._octets[sign] = 0
+                known.clear()
+            known |= fresh
+        return True
+
+
+def _folded(lines: Iterable[str]) -> str | None:
+    """Lines as a text to look for words in, None where they may be other words beside others."""
+    text = "\n".join(lines)
+    if text.isascii():
+        return text.lower()
+    # A part of what is normalised is so, too.
+    return text.casefold() if unicodedata.is_normalized("NFKC", text) else None
+
+
+def _has(text: str, sign: str) -> bool:
+    """Whether one of the words that a sign needs is there."""
+    for word in _WORDS[sign]:
+        if word in text:
+            return True
+    return any(
+        char in text
+        and word in text
+        and (word != _ALONE or _STANDS_ALONE.search(text) is not None)
+        for char, word in _RARE[sign]
+    )
+
+
+def _cut(text: str) -> set[str]:
+    """Lines, and where these are long the sentences and tags of them."""
+    if not text.isascii():
+        text = text.replace("\xa0", " ").replace("\u202f", " ")  # what NFKC makes of them
+    lines = set(text.split("\n"))
+    if len(text) > _USUAL * len(lines):
+        lines = set(text.replace(". ", ".\n").replace(">", ">\n").split("\n"))
+    return lines
 
 
 def _there(sign: str, text: _Text) -> bool:
@@ -190,12 +311,19 @@ def _discounted(text: str) -> bool:
     return _DISCOUNT.search(text) is not None
 
 
-def _shown(content: Content, header: Header) -> str:
+def _shown(content: Content, header: Header) -> list[str]:
+    """The subject and the displayed parts, with their markup."""
     pieces = [encoded.decode(header.first(b"subject") or b"")]
     try:
         for target in targets(scan(content, header)):
-            text = text_of(content, target.part)[:LOOKED_AT]
-            pieces.append(_MARKUP.sub(" ", text) if "<" in text else text)
+            pieces.append(text_of(content, target.part)[:LOOKED_AT])
     except OpaqueError:
         pass  # what cannot be read shows no sign
-    return "\n.\n".join(pieces)
+    return pieces
+
+
+def _joined(shown: list[str]) -> str:
+    """Without the markup."""
+    subject, *parts = shown
+    plain = (_MARKUP.sub(" ", text) if "<" in text else text for text in parts)
+    return "\n.\n".join((subject, *plain))

@@ -83,6 +83,11 @@ class Words:
             for anchor, of_it in anchored(sorted(phrases), _spellings)
         ]
 
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """Texts of which folded text that has one of the words has one."""
+        return tuple(anchor for anchor, _ in self._groups)
+
     def found_in(self, text: str) -> bool:
         """Whether folded `text` (NFKC, casefold) says that something is an opt-out."""
         for anchor, patterns in self._groups:

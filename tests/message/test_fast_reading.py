@@ -100,6 +100,51 @@ def test_a_threshold_changes_nothing_from_it_on(text: str, listed: bool, thresho
     assert short == (whole if whole.total >= threshold else Score(0, ()))
 
 
+MARKUP = st.sampled_from(
+    [
+        *("<b>", "</b>", "<style>off 10% = </style>", '<a href="x=op">', "<p class = x>", "<", ">"),
+        *("op = op", "op  =<i>op", "op=op", "don't miss", "jusqu'\u00e0 ", "20% ", "off"),
+        *("\u00a0", "\u202f", "\u0301", "e\u0301", "\ufb03", "\u2028", ". ", "\r\n", "\n", " "),
+    ]
+)
+PAGES = st.lists(st.one_of(PIECES, MARKUP), max_size=30).map("".join)
+# Lines that come again in the next mail.
+MAILS = st.lists(PAGES, min_size=1, max_size=6).flatmap(
+    lambda pages: st.lists(
+        st.lists(st.sampled_from(pages), min_size=1, max_size=4).map("\r\n".join),
+        min_size=1,
+        max_size=6,
+    )
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(MAILS, st.booleans(), st.sampled_from([0, 1, 60, 100, 150]), st.booleans(), st.booleans())
+def test_lines_of_earlier_mails_change_no_sign(
+    mails: list[str], listed: bool, threshold: int, small: bool, in_subject: bool
+) -> None:
+    lines = promotion.Lines()
+    lines.ROOM = 100 if small else lines.ROOM
+    for text in mails:
+        subject = "".join(c for c in text if c.isascii() and c.isprintable()) if in_subject else ""
+        fields = "List-Id: <a.example>\r\n" if listed else ""
+        head = f"From: a@acme.example\r\nSubject: {subject}\r\n{fields}"
+        kind = "Content-Type: text/html; charset=utf-8\r\n\r\n"
+        content = (head + kind + text).encode("utf-8", "replace")
+        shown = index(content)
+        found = score(content, shown, WEIGHTS, threshold=threshold, lines=lines)
+        assert found == score(content, shown, WEIGHTS, threshold=threshold)
+
+
+@pytest.mark.parametrize("sign", PHRASES)
+def test_every_phrase_needs_one_of_the_words(sign: str) -> None:
+    assert not any(c.isspace() or c in "<>" for word in promotion._NEEDED[sign] for c in word)
+    for phrase in PHRASES[sign]:
+        for text in promotion._spelled(phrase):
+            for spaced in (text, text.replace(" ", "\r\n"), text.replace(" ", "<b\n> ")):
+                assert not promotion.Lines().lack(sign, promotion._cut(f"so, {spaced}s"))
+
+
 @settings(deadline=None, max_examples=300)
 @given(TEXTS)
 def test_opt_out_words_are_those_of_the_patterns(text: str) -> None:
