@@ -152,7 +152,8 @@ async def test_without_a_key_a_covered_field_is_refused(world: Make) -> None:  #
     await sluis.know(ANNA, "opt-in", **OPT_IN)
     theirs = message(headers=["List-Unsubscribe: <https://esp.example/u>"])
     reply = await sluis.send(ANNA, by_esp(theirs, b"List-Unsubscribe"))
-    assert reply == "550 5.7.1 dkim-covered d=esp.example field list-unsubscribe: removes"
+    words = "550 5.7.1 dkim-covered d=esp.example field list-unsubscribe: removes (ref "
+    assert reply.startswith(words)
 
 
 async def test_a_mail_that_passes_twice_keeps_its_signatures(signing: Make) -> None:
