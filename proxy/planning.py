@@ -216,8 +216,11 @@ class Planner:
             log.incident(ref=envelope.ref, error=error)
             return our_fault(envelope.ref)
         # The copy for the holder of an own link may keep fields that all others would replace.
-        refusals = (edits.refusal(address.exact) for address in envelope.recipients)
-        return next((refusal for refusal in refusals if refusal is not None), (edits, edited))
+        for address in envelope.recipients:
+            refusal = edits.refusal(address.exact)
+            if refusal is not None:
+                return refusal
+        return edits, edited
 
     def owners(self, shown: Shown | None, stream: Stream) -> dict[str, str]:
         """The opt-out links of ours in the text: token to the exact address it is for."""

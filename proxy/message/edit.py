@@ -420,7 +420,11 @@ def _marks(
     marks = ["mbox_line"] if header.mbox_line else []
     if main.dkim.resigned:
         marks.append(f"resigned: {', '.join(d or '?' for d in main.dkim.resigned)}")
-    elif not main.dkim.sign and any(dkim.oversigned(header, name, failed) for name in trace):
+    elif (
+        dkim.DKIM in header.by_name
+        and not main.dkim.sign
+        and any(dkim.oversigned(header, name, failed) for name in trace)
+    ):
         # RFC 5321 4.4 demands Received: a signature that forbids it survives no relay at all.
         marks.append("trace_oversigned")
     if main.dkim.failed:

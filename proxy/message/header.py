@@ -177,21 +177,28 @@ def index(
         problems.append(Problem(_line(head, blank.start() + 2), Fault.BLANK_CONTINUATION))
     if not complete and fields_end < len(head):
         problems.append(Problem(_line(head, fields_end), Fault.NOT_A_FIELD))
-    by_name: dict[bytes, list[Field]] = {}
-    for field in fields:
-        by_name.setdefault(field.name, []).append(field)
+    by_name: dict[bytes, tuple[Field, ...]] = {field.name: (field,) for field in fields}
+    if len(by_name) < len(fields):
+        by_name = _by_name(fields)
     if len(by_name.get(b"from", ())) > 1:
         raise HeaderMalformed(0, Reply(554, "5.6.0", "header-duplicate From"))
     return Header(
         raw=head[:end],
         fields=tuple(fields),
-        by_name={name: tuple(found) for name, found in by_name.items()},
+        by_name=by_name,
         start=start,
         fields_end=fields_end,
         end=end,
         problems=tuple(problems),
         complete=complete,
     )
+
+
+def _by_name(fields: Sequence[Field]) -> dict[bytes, tuple[Field, ...]]:
+    found: dict[bytes, list[Field]] = {}
+    for field in fields:
+        found.setdefault(field.name, []).append(field)
+    return {name: tuple(of_it) for name, of_it in found.items()}
 
 
 def scan_fields(

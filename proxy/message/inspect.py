@@ -163,9 +163,12 @@ def inspect(
 
 def fake_reply(header: Header) -> bool:
     """A subject that plays a reply or a forward in a mail that answers none."""
+    raw = header.first(b"subject") or b""
+    if b":" not in raw and b"=?" not in raw and raw.isascii():
+        return False  # every prefix ends in a colon
     if any(header.first(name) for name in (b"in-reply-to", b"references")):
         return False
-    subject = fold(_INVISIBLE.sub("", encoded.decode(header.first(b"subject") or b"")))
+    subject = fold(_INVISIBLE.sub("", encoded.decode(raw)))
     return _REPLY.match(subject.lstrip()) is not None
 
 

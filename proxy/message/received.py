@@ -59,6 +59,8 @@ def _opening(
 def check_loop(header: Header, *, hostname: str, instance: str) -> Reply | None:
     """554 5.4.6 for over 50 hops, or a mail that has passed this instance twice. None accepts."""
     trace = header.named(b"received")
+    if not trace:
+        return None
     if len(trace) > MAX_HOPS:
         return Reply(554, "5.4.6", f"mail loop: {len(trace)} Received fields")
     ours = f"by {hostname} (sluis {instance})".lower().encode()

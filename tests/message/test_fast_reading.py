@@ -100,6 +100,27 @@ def test_a_threshold_changes_nothing_from_it_on(text: str, listed: bool, thresho
     assert short == (whole if whole.total >= threshold else Score(0, ()))
 
 
+SUBJECTS = st.lists(
+    st.sampled_from(
+        [
+            *("Re", "fwd", "r\u00e9p", ":", " ", "\uff1a", "\u200b", "[2]", "spring", "sale"),
+            *("=?utf-8?q?Re=3A?=", "=?utf-8?b?UmU6IA==?=", "=?", "?="),
+        ]
+    ),
+    max_size=8,
+).map("".join)
+
+
+@settings(deadline=None, max_examples=400)
+@given(SUBJECTS, st.booleans())
+def test_a_subject_that_plays_a_reply_is_known_alike(subject: str, answers: bool) -> None:
+    more = "References: <1@acme.example>\r\n" if answers else ""
+    mail = index(f"From: a@acme.example\r\nSubject: {subject}\r\n{more}\r\n".encode())
+    said = fold(inspect._INVISIBLE.sub("", encoded.decode(mail.first(b"subject") or b"")))
+    plays = inspect._REPLY.match(said.lstrip()) is not None
+    assert inspect.fake_reply(mail) is (plays and not answers)
+
+
 MARKUP = st.sampled_from(
     [
         *("<b>", "</b>", "<style>off 10% = </style>", '<a href="x=op">', "<p class = x>", "<", ">"),
