@@ -28,7 +28,7 @@ from proxy.keys import Keys
 from proxy.message.fold import FoldError
 from proxy.message.leave import asked_by, leave
 from proxy.message.sign import Signer
-from proxy.own_mail import OwnMail
+from proxy.own_mail import PASSED, OwnMail
 from proxy.ref import new_ref
 from proxy.store.model import (
     Forward,
@@ -277,7 +277,7 @@ class Forwarder:
             mode=stream.mode,
             listener=self._settings.listeners[0].address,
             submitter="",
-            why=f"opt-out of {forward.ref}.{forward.copy}",
+            why=f"{PASSED} {forward.ref}.{forward.copy}",
         )
         await self._end(forward, Answer(Outcome.TAKEN, f"mail {ref}"), mail=mail)
         self._ring()

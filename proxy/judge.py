@@ -266,17 +266,20 @@ class Judge:
             if case.n not in void:
                 self.count_one(case, ruling.stream, ruling.intake.submission.ref)
 
-    def count_one(self, case: Case, stream: config.Stream, ref: str) -> None:
-        """Metrics and log of one decision that is durable now."""
+    def count_one(
+        self, case: Case, stream: config.Stream, ref: str, *, own: bool = False
+    ) -> None:
+        """Metrics and log of one decision that is durable now; `own` mail is no stream's."""
         decision = case.decision
-        self._telemetry.decided(
-            stream.id,
-            decision.verdict.value,
-            decision.reason.value,
-            stream.mode,
-            decision.jurisdiction,
-            case.seconds,
-        )
+        if not own:
+            self._telemetry.decided(
+                stream.id,
+                decision.verdict.value,
+                decision.reason.value,
+                stream.mode,
+                decision.jurisdiction,
+                case.seconds,
+            )
         log.recipient_decided(
             ref=ref,
             n=case.n,

@@ -18,7 +18,7 @@ from proxy.keys import Keys
 from proxy.mail import Mail
 from proxy.message.dsn import Failed, Returned, dsn, is_automatic
 from proxy.message.sign import Signer
-from proxy.own_mail import OwnMail
+from proxy.own_mail import ABOUT, OwnMail
 from proxy.ref import new_ref
 from proxy.store.model import Notice, State, Store
 
@@ -119,7 +119,7 @@ class Notices:
             mode=mail.stream.mode,
             listener=mail.envelope.submitter.listener,
             submitter=mail.envelope.submitter.identity,
-            why=f"notice about {mail.ref}",
+            why=f"{ABOUT} {mail.ref}",
             covers=tuple((one.copy_key, one.state) for one in lost),
             window=at - since,
         )

@@ -20,6 +20,14 @@ from proxy.message.sign import Signer, Signing, SigningError
 from proxy.owed import kept
 from proxy.store.model import NewRow, Notice, State, Submission
 
+#: How the journal's word on the class of such mail begins, by what it is made for.
+ABOUT, PASSED = "notice about", "opt-out of"
+
+
+def is_own(class_source: str) -> bool:
+    """Whether mail of this class is ours: no stream sent it, so none of them counts it."""
+    return class_source.startswith((f"{ABOUT} ", f"{PASSED} "))
+
 
 class OwnMail:
     """Makes such rows under one configuration."""

@@ -31,6 +31,7 @@ from proxy.message.fold import FoldError
 from proxy.message.sign import Signer, SigningError
 from proxy.notices import Lost, Notices
 from proxy.owed import envelope_of
+from proxy.own_mail import is_own
 from proxy.replies import Reply, our_fault
 from proxy.store.model import (
     Due,
@@ -250,16 +251,16 @@ class Resender:
         if fate.fate is Fate.BUSY:
             return
         if fate.fate is Fate.ANSWERED:
-            self._telemetry.message(mail.stream.id, "answered")
+            self._count(mail.class_source, mail.stream.id, "answered")
             return
-        self._judge.count_one(case, mail.stream, mail.ref)
+        self._judge.count_one(case, mail.stream, mail.ref, own=is_own(mail.class_source))
         if fate.fate is Fate.CLAIMED:
             if fate.ambiguous_retry:
                 self._telemetry.ambiguous_retry()
             given = await self._send(mail, case, fate, connection, dot_by)
             await self._settle(mail, case, fate, given)
         elif case.state is State.BLOCKED:
-            self._telemetry.message(mail.stream.id, End.BLOCKED.value)
+            self._count(mail.class_source, mail.stream.id, End.BLOCKED.value)
 
     async def _send(
         self, mail: Mail, case: Case, fate: RowFate, connection: Connection, dot_by: float
@@ -309,8 +310,9 @@ class Resender:
         if given.result is not Result.PERMANENT:
             self._store.record_later([outcome])
             if given.result is Result.ACCEPTED:
-                self._telemetry.relayed((now - mail.envelope.received_at).total_seconds())
-                self._telemetry.message(mail.stream.id, End.RELAYED.value)
+                if not is_own(mail.class_source):
+                    self._telemetry.relayed((now - mail.envelope.received_at).total_seconds())
+                self._count(mail.class_source, mail.stream.id, End.RELAYED.value)
             return
         lost = Lost(
             n=case.n,
@@ -324,7 +326,7 @@ class Resender:
         notice = await self._notices.about(mail, [lost])
         if await self._store.settle(Settlement(outcomes=(outcome,), notice=notice, at=now)):
             log.message_failed(ref=mail.ref, n=case.n, stream=mail.stream.id, why="refused")
-            self._telemetry.message(mail.stream.id, LOST)
+            self._count(mail.class_source, mail.stream.id, LOST)
 
     async def _refused(self, owed: Owed, reply: Reply) -> None:
         """Today's configuration refuses the mail as a whole."""
@@ -336,7 +338,11 @@ class Resender:
 
     async def _drop(self, owed: Owed, reply: str, why: str) -> None:
         if await self._owing.drop(owed, reply, why):
-            self._telemetry.message(owed.submission.stream, LOST)
+            self._count(owed.submission.class_source, owed.submission.stream, LOST)
+
+    def _count(self, class_source: str, stream: str, outcome: str) -> None:
+        if not is_own(class_source):
+            self._telemetry.message(stream, outcome)
 
     async def _postpone(self, due: Due) -> None:
         """After our own trouble: not again at once."""

@@ -175,6 +175,17 @@ async def test_list_show_retry_and_drop(house: House) -> None:  # noqa: F811
     notice = house.sink.messages[-1]
     assert (notice.mail_from, notice.recipients) == (b"", (b"b@orders.acme.example",))
     assert (await ended(house))["<m1@orders.acme.example>"] == ("failed", 0)
+
+    async def over() -> bool:
+        return (await house.run("outbox", "list"))[2] == "the outbox is empty\n"
+
+    await until(over)
+    metrics = await asyncio.to_thread(scrape, house.admin)
+    relayed = 'sluis_messages_total{outcome="relayed",stream="orders"} 1.0\n'
+    assert relayed in metrics, "the notice is no mail of the stream"
+    decided = [x for x in metrics.splitlines() if x.startswith("sluis_decisions_total{")]
+    counted = sum(float(x.split()[-1]) for x in decided if '"not-marketing"' in x)
+    assert counted == 2 + 1, "each first try, and one more of the first mail"
     code, _, err = await house.run("outbox", "drop", refs[0])
     assert (code, f"nothing is unfinished under {refs[0]}" in err) == (1, True)
     code, out, err = await house.run("outbox", "drop", "--all")
