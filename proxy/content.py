@@ -28,10 +28,10 @@ _NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
 class Budget:
     """Octets that all messages together may take of one thing: memory, or disk."""
 
-    __slots__ = ("_limit", "taken")
+    __slots__ = ("limit", "taken")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self.taken = 0
 
     def room(self, octets: int = 0) -> Room | None:
@@ -52,7 +52,7 @@ class Room:
     def grow(self, octets: int) -> bool:
         """Whether there is room for so many more."""
         budget = self._budget
-        if budget.taken + octets > budget._limit:
+        if budget.taken + octets > budget.limit:
             return False
         budget.taken += octets
         self._taken += octets

@@ -75,6 +75,7 @@ class House:
             failures=admission.failures,
             memory=admission.memory,
             disk=admission.disk,
+            strangers=admission.strangers,
             # The configuration allows passwords without TLS on loopback only.
             password_in_clear=listener.tls == "none" and is_loopback(listener.host),
             work=self._work,

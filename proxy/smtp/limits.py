@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from proxy.config import Limits
-from proxy.content import Budget
+from proxy.content import SPOOL_AT, Budget
 from proxy.replies import Reply
 from proxy.smtp import replies
 
@@ -30,6 +30,7 @@ ERROR_PAUSE = 1.0
 #: What the gate takes in memory of a message that is on disk, in octets: what it reads at a time,
 #: what it decodes to look at, and what is on its way to an upstream.
 SPOOLED_TAKES = 1 << 20
+_STRANGERS = 8  # what others have of memory and disk is so many times what strangers have
 
 
 def read_peer(peername: object) -> Address | None:
@@ -54,7 +55,9 @@ class Admission:
     """Counts the connections of a process: in all, and per client network (IPv4 address, IPv6 /64).
 
     A trusted network is the operator's own and counts in all only. Share one between listeners.
-    `failures` are those to authenticate, `memory` and `disk` what messages take.
+    `failures` are those to authenticate, `memory` and `disk` what messages take; `strangers` are
+    the memory and disk of those who may not relay, so that their mail to the feedback mailboxes
+    never takes what an application needs, nor the other way round.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -64,6 +67,9 @@ class Admission:
         self.failures = Failures(time.monotonic)
         self.memory = Budget(limits.memory)
         self.disk = Budget(limits.spool)
+        # Room for one large message at least.
+        memory = max(limits.memory // _STRANGERS, SPOOL_AT + SPOOLED_TAKES)
+        self.strangers = Budget(memory), Budget(limits.spool // _STRANGERS)
 
     def enter(self, peer: Address | None, *, trusted: bool) -> Reply | None:
         """Take a place, to be given back by `leave`; or the refusal, and no place is taken."""

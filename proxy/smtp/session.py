@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from proxy import log
-from proxy.content import SPOOL_AT, Room, Spool
+from proxy.content import SPOOL_AT, Budget, Room, Spool
 from proxy.envelope import Envelope
 from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault, with_ref
@@ -403,9 +403,12 @@ class Session:
             self._refuse_data(argument, transaction)
             return None
         self._transaction = None
-        room = self._desk.memory.room(SPOOL_AT)
+        own = transaction.envelope.submitter.may_relay
+        desk = self._desk
+        memory, disk = (desk.memory, desk.disk) if own else desk.strangers
+        room = memory.room(SPOOL_AT)
         if room is not None:
-            return self._message(transaction.envelope, room)
+            return self._message(transaction.envelope, room, disk)
         if self._wire.pending:  # content, as after any DATA that was refused
             self._end(replies.TALKED_TOO_EARLY)
         else:
@@ -421,12 +424,12 @@ class Session:
         first = replies.MAIL_FIRST if self._helo else replies.HELO_FIRST
         return self._error(first if transaction is None else replies.RCPT_FIRST)
 
-    async def _message(self, envelope: Envelope, room: Room) -> None:
+    async def _message(self, envelope: Envelope, room: Room, disk: Budget) -> None:
         """From 354 to the gate's answer."""
         self._messages_left -= 1
         self._wire.say(replies.GO_AHEAD)
-        spool = Spool(self._desk.settings.server.data_dir, self._desk.disk)
-        incoming = await self._receive(spool)
+        spool = Spool(self._desk.settings.server.data_dir, disk)
+        incoming = await self._receive(spool, min(self._limits.message_size, disk.limit))
         if incoming is None:
             return self._end(replies.TOO_MUCH_DATA)
         self._idle_left = IDLE_COMMANDS
@@ -456,10 +459,10 @@ class Session:
             self._errors_left = self._errors_before = self._limits.errors
         return self._reply(answer)
 
-    async def _receive(self, spool: Spool) -> Incoming | None:
+    async def _receive(self, spool: Spool, size_limit: int) -> Incoming | None:
         """The whole message; None when the client sends on and on. Raises `Gone`."""
         incoming = Incoming(
-            size_limit=self._limits.message_size,
+            size_limit=size_limit,
             line_limit=self._limits.line,
             spool=spool,
             normalise=self._desk.listener.bare_newline == "normalise",

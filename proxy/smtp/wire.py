@@ -95,6 +95,7 @@ class Desk:
     failures: Failures
     memory: Budget
     disk: Budget
+    strangers: tuple[Budget, Budget]  # memory and disk of those who may not relay
     password_in_clear: bool
     pause: Callable[[float], Awaitable[None]]  # seconds; ended early when the house closes
     work: Callable[[Awaitable[Reply]], Awaitable[Reply]]  # goes on when who awaits it is cancelled

@@ -267,7 +267,7 @@ _ISSUED = _AUTHORITY.issue_cert("localhost", "127.0.0.1")
 def front_door(
     tmp_path: Path | None = None,
     *,
-    trusted: bool = True,
+    trusted: bool | tuple[str, ...] = True,
     loop: Loop = "asyncio",
     gate: RecordingGate | None = None,
     tls: Tls = "none",
@@ -292,7 +292,7 @@ def front_door(
         address="127.0.0.1:0",
         tls=tls,
         auth=auth,
-        trusted_networks=("127.0.0.0/8",) if trusted else (),
+        trusted_networks=("127.0.0.0/8",) if trusted is True else trusted or (),
         **files,
         **(more or {}),
     )

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from front_door import Door, Submitted, front_door
+from front_door import Door, RecordingGate, Submitted, front_door
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -126,6 +126,48 @@ def test_the_budget_is_kept_and_given_back() -> None:
             three.send(LINE * 4000 + b".\r\n")
             assert three.reply().startswith("250 ")
         door.wait(lambda: memory.taken == kept[0].disk.taken == 0)
+
+
+def test_strangers_never_take_the_room_of_those_who_may_relay() -> None:
+    kept: list[Admission] = []
+
+    def keep(limits: object) -> Admission:
+        kept.append(Admission(limits))  # type: ignore[arg-type]
+        return kept[0]
+
+    gate = RecordingGate(strangers=frozenset({"leave@acme.example"}))
+    room = SPOOL_AT + SPOOLED_TAKES  # the least that strangers have: one large message
+    with (
+        front_door(
+            gate=gate,
+            memory=2 * room,
+            spool=8_000_000,
+            message_size=4_000_000,
+            admission=keep,
+            trusted=("127.0.0.2/32",),
+        ) as door,
+        door.connect() as one,
+        door.connect() as two,
+        door.connect(source="127.0.0.2") as app,
+    ):
+        memory, disk = kept[0].strangers
+        for client in (one, two):
+            client.open("leave@acme.example")
+        assert one.code("DATA") == 354
+        one.send(LINE * 9000)
+        door.wait(lambda: disk.taken > 890_000)
+        assert memory.taken == SPOOL_AT
+        assert two.code("DATA") == 354
+        two.send(LINE * 3000 + b".\r\n")
+        assert two.reply().startswith("452 4.3.1 "), "together they have an eighth"
+        assert (kept[0].memory.taken, kept[0].disk.taken) == (0, 0)
+        app.open()
+        assert app.code("DATA") == 354
+        app.send(LINE * 20_000 + b".\r\n")
+        assert app.reply().startswith("250 "), "all of its room is there"
+        one.send(LINE * 2000 + b".\r\n")
+        assert one.reply().startswith("552 5.3.4 "), "larger than all the room that strangers have"
+        door.wait(lambda: memory.taken == disk.taken == 0)
 
 
 def test_large_messages_share_the_room_on_disk() -> None:
