@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from proxy.config import Settings
@@ -12,15 +14,41 @@ from proxy.errors import ConfigError, KeysError, StoreUnavailable
 from proxy.keys import Keys, load_keys
 from proxy.store.instance import prepare
 
+#: Files on their way to their name: of the database, instance id, suppressions, and keys.
+_DRAFT = re.compile(
+    r"\.(?:sluis\.db|instance|suppressions)\.[0-9a-f]{8}\.new(?:-wal|-shm|-journal)?"
+    r"|\.keys\.[0-9a-f]{16}"
+)
+_AT_WORK = 600.0
+
 _OWN = "give it to the user that runs sluis, or set another server.data_dir"
 
 
 def make_data_dir(settings: Settings) -> None:
-    """Create `data_dir`, readable by us alone. Raises `ConfigError` with the remedy."""
+    """Create `data_dir`, readable by us alone, or clear it of drafts. Raises `ConfigError` with the
+    remedy."""
     try:
         prepare(settings.server.data_dir)
     except StoreUnavailable as error:
         raise ConfigError([f"{settings.source}: server.data_dir: {error}; {_OWN}"]) from error
+    clear_drafts(settings.server.data_dir)
+
+
+def clear_drafts(data_dir: Path) -> int:
+    """Remove what an earlier run was killed over while it made a file; how many there were.
+
+    Each was to be linked or renamed into its place, so none is in use; one that is younger than
+    ten minutes may still be at work in another process, and stays.
+    """
+    count = 0
+    for path in list(data_dir.iterdir()):
+        if _DRAFT.fullmatch(path.name) is None:
+            continue
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _AT_WORK:
+                path.unlink()
+                count += 1
+    return count
 
 
 def data_dir_trouble(settings: Settings) -> str | None:

@@ -459,7 +459,16 @@ def optout_forwarded(*, ref: str, stream: str, by: str, result: str, answer: str
 
 def optout_kept(*, ref: str, sender: str, stream: str, via: str) -> None:
     """It is durable beside the store and binds this process; the merge brings it there."""
-    _out.warning("optout.kept", ref=ref, sender=sender, stream=stream, via=via)
+    _limited(
+        "warning",
+        "optout.kept",
+        (stream, via),
+        _ROUTINE,
+        ref=ref,
+        sender=sender,
+        stream=stream,
+        via=via,
+    )
 
 
 def api_answered(*, token: str, stream: str, subjects: int) -> None:

@@ -19,7 +19,7 @@ from proxy import log
 from proxy.config import Delivery
 from proxy.errors import StoreDown, StoreError
 from proxy.replies import Reply
-from proxy.store.model import Due, Store, Unfinished
+from proxy.store.model import Due, State, Store, Unfinished
 
 #: Seconds between two looks for what is due, when nobody rings.
 POLL = 0.25
@@ -30,6 +30,9 @@ _COUNT = 5.0
 
 #: Rows looked at for each that can be tried now, so that streams can take turns.
 _CHOICE = 20
+
+#: Rows looked through at most for those that are held, oldest first.
+_LISTED = 10_000
 
 #: While no upstream can be reached: the first pause, and the longest, in seconds.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -123,7 +126,7 @@ class Outbox:
         self._poll = poll
         self._running: dict[int, asyncio.Task[None]] = {}
         self._pause = 0.0
-        self._stopping = False
+        self._stopping = self._named = False
 
     async def run(self) -> None:
         """Pick and try, for ever."""
@@ -162,8 +165,19 @@ class Outbox:
             await asyncio.wait(set(self._running.values()))
 
     async def _recover(self) -> None:
-        if count := await self._store.recover():
+        count = await self._store.recover()
+        if count:
             log.attempts_recovered(count=count)
+        if count or not self._named:
+            await self._name_held()
+
+    async def _name_held(self) -> None:
+        """What a start or another's end left to a person: a count alone would name no mail."""
+        if (await self._store.unfinished()).counts.get(State.HELD, 0):
+            for row in await self._store.outbox(limit=_LISTED):
+                if row.state is State.HELD:
+                    log.message_held(ref=row.ref, n=row.n)
+        self._named = True
 
     async def _measure(self) -> None:
         seen = await self._store.unfinished()

@@ -7,14 +7,16 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from proxy import log
 from proxy.config import Delivery
 from proxy.delivery.outbox import Outbox, OutboxState, Tried, take_turns
 from proxy.errors import StoreDown, StoreUnavailable
-from proxy.store.model import Due, Store, Unfinished
+from proxy.store.model import Due, State, Store, Unfinished
 
 NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
 
@@ -101,6 +103,38 @@ async def test_a_bounded_number_at_once_and_each_once(tmp_path: Path) -> None:
     await task
     assert sorted(work.began) == list(range(20))
     assert work.most == 3
+
+
+async def test_what_is_held_is_named_at_the_start_and_when_an_owner_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Held(Rows):
+        """One row waits, one is held."""
+
+        recovered = 0
+
+        async def recover(self) -> int:
+            return self.recovered
+
+        async def unfinished(self) -> Unfinished:
+            return Unfinished(counts={"waiting": 1, "held": 1}, oldest=NOW)
+
+        async def outbox(self, *, ref: str = "", limit: int = 1000) -> list[Any]:
+            assert ref == ""
+            states = (State.WAITING, State.HELD)
+            return [SimpleNamespace(ref=f"r{s}", n=2, state=s) for s in states][:limit]
+
+    named: list[tuple[str, int]] = []
+    monkeypatch.setattr(log, "message_held", lambda *, ref, n: named.append((ref, n)))
+    rows = Held([])
+    worker = outbox(rows, Work(rows), tmp_path)
+    await worker._recover()
+    assert named == [("rheld", 2)]
+    await worker._recover()
+    assert len(named) == 1, "nothing became held since"
+    rows.recovered = 1
+    await worker._recover()
+    assert len(named) == 2
 
 
 async def test_stopping_waits_for_what_is_tried_and_begins_nothing(tmp_path: Path) -> None:
