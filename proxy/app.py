@@ -28,6 +28,7 @@ from proxy import log
 from proxy.census import Census
 from proxy.clock import utc_now
 from proxy.config import Settings
+from proxy.config.packs import configured_packs
 from proxy.config.timing import lease
 from proxy.cores import together
 from proxy.data_dir import keys_path, make_data_dir, may_create_store, open_keys
@@ -42,7 +43,6 @@ from proxy.fallback.store import FallbackStore
 from proxy.forwards import Forwarder
 from proxy.gate import Gate
 from proxy.keys import Keys
-from proxy.packs import load_packs
 from proxy.smtp import certificates
 from proxy.smtp.limits import Admission
 from proxy.smtp.server import RunningListener, serve_listener
@@ -127,7 +127,7 @@ async def running(
         keys = open_keys(settings, create=create)
         if keys.created:
             log.keys_created(path=str(keys_path(settings)))
-        packs = load_packs(settings.policy.packs_dir)
+        packs = configured_packs(settings)
         telemetry.packs(packs)
         for pack in packs:
             log.pack_loaded(pack=pack.id, version=pack.version, digest=pack.digest)

@@ -10,6 +10,7 @@ import orjson
 import typer
 
 from proxy import config as configuration
+from proxy.config.packs import configured_packs
 from proxy.config.show import entries
 from proxy.data_dir import data_dir_trouble
 from proxy.errors import ConfigError
@@ -31,6 +32,7 @@ def check(
     """
     try:
         loaded = configuration.read(config)
+        configured_packs(loaded.settings)
     except ConfigError as error:
         if json:
             _print({"ok": False, "problems": error.problems})

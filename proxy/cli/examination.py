@@ -265,6 +265,10 @@ class _Quiet:
 async def _upstreams(settings: Settings) -> AsyncIterator[Finding]:
     for upstream in settings.upstreams:
         subject = f"upstream {upstream.name}"
+        if upstream.username and not upstream.password:  # which `check` tells more about
+            words = f"password_file {upstream.password_file} cannot be used"
+            yield Finding(Verdict.FAILED, subject, words)
+            continue
         try:
             pool = Pool([upstream], hostname=settings.server.hostname, telemetry=_Quiet())
         except ConfigError as error:  # its ca_file, which the one that runs may have read before

@@ -18,8 +18,8 @@ from policy.model import Decision
 from proxy.cli.ledger import Ledger, open_ledger
 from proxy.clock import utc_now
 from proxy.config import Settings, Stream
+from proxy.config.packs import configured_packs
 from proxy.inquiry import Inquiry, as_known_at, decision_fields, decision_grounds
-from proxy.packs import load_packs
 
 LANGUAGES = ("en", "nl")
 
@@ -121,7 +121,8 @@ def inquiry_of(
     topics: tuple[str, ...] = (),
 ) -> Inquiry:
     """An inquiry under the packs that the configuration names."""
-    return Inquiry(settings, load_packs(settings.policy.packs_dir), stream, products, topics)
+    packs = configured_packs(settings)
+    return Inquiry(settings, packs, stream, products, topics)
 
 
 def decision_json(decision: Decision, language: str = "en") -> dict[str, object]:

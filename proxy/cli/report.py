@@ -51,9 +51,9 @@ async def _expiring(
     from proxy.cli.explaining import inquiry_of, stream_of
     from proxy.cli.ledger import open_ledger
     from proxy.clock import utc_now
+    from proxy.config.packs import configured_packs
     from proxy.config.values import Duration
     from proxy.forecast import COLUMNS, forecast
-    from proxy.packs import load_packs
     from proxy.sheets import Sheet
 
     try:
@@ -74,7 +74,7 @@ async def _expiring(
             found = await forecast(
                 settings,
                 ledger.store,
-                load_packs(settings.policy.packs_dir),
+                configured_packs(settings),
                 now=now,
                 within=span,
                 inquiry=inquiry,

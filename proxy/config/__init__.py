@@ -104,7 +104,8 @@ def load(
 
     None looks for the file as `find_config` does; with no file anywhere, `SLUIS_*` variables alone
     may do. Without `files`, those that only a serving process uses (certificates, `ca_file`, keys
-    that sign, `dkim.records_dir`) are not looked at. Raises `ConfigError` with every problem.
+    that sign, `dkim.records_dir`, `password_file`, `packs_dir`) may be broken or missing. Raises
+    `ConfigError` with every problem.
     """
     return read(path, env, files=files).settings
 
@@ -120,7 +121,7 @@ def read(path: Path | None, env: Mapping[str, str] | None = None, *, files: bool
     layers.apply_environment(draft, env)
     layers.find_control_characters(draft, draft.raw)
     layers.resolve_paths(draft)
-    read_secrets(draft)
+    read_secrets(draft, files=files)
     _inherit(draft)
     sections = validate(draft)
     for key, what, remedy in findings(parts(draft, sections), files=files):

@@ -42,6 +42,8 @@ from proxy.errors import KeysError
 
 Finding = tuple[str, str, str]
 
+_ANY = ("0.0.0.0", "[::]")  # noqa: S104  looked for, not listened on
+
 # Octets in memory that a message on disk takes while it is relayed, and more.
 _ONE_MESSAGE = 2 * 1024 * 1024
 
@@ -79,6 +81,11 @@ def findings(parts: Parts, *, files: bool) -> Iterator[Finding]:
     yield from _doubles(
         "listeners", "address", [(n, x.address) for n, x in parts.listeners.items()]
     )
+    for n, listener in parts.listeners.items():
+        for m, other in parts.listeners.items():
+            what = _clash(listener.address, other.address, f"listeners.{m}.address")
+            if m < n and what and listener.address != other.address:
+                yield f"listeners.{n}.address", what, "give each its own address"
     for n, upstream in parts.upstreams.items():
         yield from _upstream(f"upstreams.{n}", upstream, parts, files)
     yield from _doubles(
@@ -97,7 +104,7 @@ def findings(parts: Parts, *, files: bool) -> Iterator[Finding]:
     yield from _caps(parts)
     yield from _dkim(parts, files)
     packs = parts.policy.packs_dir if parts.policy else None
-    if packs is not None and not packs.is_dir():
+    if files and packs is not None and not packs.is_dir():
         yield "policy.packs_dir", "is no directory", "name one with packs (*.toml), or remove it"
 
 
@@ -198,7 +205,8 @@ def _upstream(key: str, upstream: Upstream, parts: Parts, files: bool) -> Iterat
             remedy = "name the relay behind us, not one of our own listeners"
             yield f"{key}.address", "is this very server: mail would go in a circle", remedy
             break
-    if upstream.username and not upstream.password:
+    unread = not files and upstream.password_file is not None
+    if upstream.username and not upstream.password and not unread:
         remedy = "add password_file, a file that holds it"
         yield f"{key}.password_file", "is missing while username is set", remedy
     if upstream.password and not upstream.username:
@@ -210,6 +218,22 @@ def _upstream(key: str, upstream: Upstream, parts: Parts, files: bool) -> Iterat
         yield f"{key}.ca_file", problem, "name a PEM file with the authority's certificate"
 
 
+def _clash(one: str, two: str, key: str) -> str:
+    """How the address of `key`, `two`, keeps `one` from being listened on; "" where it does not.
+
+    `0.0.0.0` is every IPv4 address of the machine, `[::]` every IPv6 address.
+    """
+    (host, _, port), (other, _, other_port) = one.rpartition(":"), two.rpartition(":")
+    if port != other_port or port == "0":
+        return ""
+    if host == other:
+        return f"is the same as {key}"
+    everywhere = next((h for h in (host, other) if h in _ANY), "")
+    if not everywhere or ("[" in host) is not ("[" in other):
+        return ""
+    return f"has the port of {key}, {two}: {everywhere} is every address of the machine"
+
+
 def _http(parts: Parts) -> Iterator[Finding]:
     http = parts.http
     if http is None:
@@ -218,14 +242,13 @@ def _http(parts: Parts) -> Iterator[Finding]:
     if not development and not http.public_url.startswith("https://"):
         remedy = "write https:// (RFC 8058 demands it), or set server.development = true"
         yield "http.public_url", "is not https", remedy
-    if http.public == http.admin and not http.public.endswith(":0"):
+    if what := _clash(http.admin, http.public, "http.public"):
         remedy = "give them two ports: metrics and health are not for the public"
-        yield "http.admin", "is the same as http.public", remedy
+        yield "http.admin", what, remedy
     for key, address in (("http.public", http.public), ("http.admin", http.admin)):
         for n, listener in parts.listeners.items():
-            if address == listener.address and not address.endswith(":0"):
-                remedy = "give SMTP and HTTP ports of their own"
-                yield key, f"is the same as listeners.{n}.address", remedy
+            if what := _clash(address, listener.address, f"listeners.{n}.address"):
+                yield key, what, "give SMTP and HTTP ports of their own"
 
 
 def _streams(parts: Parts) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -31,6 +32,18 @@ trusted_networks = ["127.0.0.0/8"]
 address = "relay.example:465"
 tls = "implicit"
 ca_file = "ca.pem"
+username = "sluis"
+password_file = "no-password"
+[[upstreams]]
+address = "spare.example:465"
+tls = "implicit"
+username = "sluis"
+password_file = "no-password"
+[[credentials]]
+username = "shop"
+password_file = "no-password-either"
+[policy]
+packs_dir = "no-packs"
 [dkim]
 records_dir = "records"
 [[dkim.keys]]
@@ -53,11 +66,18 @@ def test_only_who_serves_needs_certificates_and_signing_keys(
 ) -> None:
     code, _, err = sluis("check")
     assert code == os.EX_CONFIG
-    keys = ("listeners.1.key", "upstreams.1.ca_file", "dkim.records_dir", "dkim.keys.0.key_file")
+    keys = (
+        *("listeners.1.key", "upstreams.1.ca_file", "dkim.records_dir", "dkim.keys.0.key_file"),
+        *("upstreams.1.password_file", "credentials.0.password_file", "policy.packs_dir"),
+    )
     assert all(f": {key}: " in err for key in keys)
     assert sluis("serve")[0] == os.EX_CONFIG
     assert not (tmp_path / "data").exists()
     assert sluis(*OBJECT)[:2] == (0, "recorded\n")
+    code, _, err = sluis("explain", "anna@example.nl", "--stream", "newsletter")
+    assert (code, err.count("policy.packs_dir: ")) == (os.EX_CONFIG, 1), "this one decides"
+    path = tmp_path / "sluis.toml"
+    path.write_text(path.read_text().replace('[policy]\npacks_dir = "no-packs"\n', ""))
     assert sluis("explain", "anna@example.nl", "--stream", "newsletter")[0] == 1
     assert sluis("import", str(write(tmp_path, HEADER, ANNA)))[0] == 0
     assert sluis("key", "rotate")[0] == 0
@@ -65,7 +85,8 @@ def test_only_who_serves_needs_certificates_and_signing_keys(
     assert (code, "is `sluis serve` running there?" in err) == (os.EX_UNAVAILABLE, True)
     code, out, _ = sluis("doctor")
     assert code == 1
-    assert "upstream relay.example:465: upstreams: ca_file" in out
+    assert "upstream relay.example:465: " in out
+    assert re.search(r"upstream spare.example:465: password_file \S+ cannot be used", out)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +199,18 @@ def test_an_import_that_is_cut_off_tells_how_far_it_came(
     assert err.startswith("sluis: NOT all recorded (only 1000 rows are): database or disk is full")
     code, out, _ = sluis("import", str(file))
     assert (code, out) == (0, "500 events recorded, 1000 were known, 0 rows in error\n")
+
+
+def test_a_broken_pack_of_ones_own_is_told_by_file_and_line(sluis: Run, tmp_path: Path) -> None:
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "packs" / "xx.toml").write_text('id = "xx"\nversion = \n')
+    path = tmp_path / "sluis.toml"
+    path.write_text(path.read_text() + '[policy]\npacks_dir = "packs"\n')
+    assert sluis("import", str(write(tmp_path, HEADER, ANNA)))[0] == 0
+    explain = ("explain", "anna@example.nl", "--stream", "newsletter")
+    for command in (("check",), ("serve",), explain):
+        code, _, err = sluis(*command)
+        assert code == os.EX_CONFIG, command
+        assert re.search(r": policy\.packs_dir: \S+/packs/xx\.toml:2", err), err
+        assert "Traceback" not in err
+    assert sluis(*OBJECT)[:2] == (0, "recorded\n")

@@ -154,6 +154,22 @@ CONTACT = 'contact = "privacy@acme.example"'
             "http.admin: is the same as listeners.0.address",
         ),
         (
+            URL,
+            f'{URL}\nadmin = "0.0.0.0:8080"',
+            "http.admin: has the port of http.public, 127.0.0.1:8080: 0.0.0.0 is every address",
+        ),
+        (
+            URL,
+            f'{URL}\nadmin = "0.0.0.0:2525"',
+            "http.admin: has the port of listeners.0.address, 127.0.0.1:2525: 0.0.0.0 is every",
+        ),
+        (
+            "[[upstreams]]",
+            '[[listeners]]\naddress = "0.0.0.0:2525"\ntls = "none"\n'
+            'trusted_networks = ["10.0.0.0/8"]\n[[upstreams]]',
+            "listeners.1.address: has the port of listeners.0.address, 127.0.0.1:2525",
+        ),
+        (
             'country = "NL"',
             'country = "UK"',
             'senders.0.country: is no ISO 3166-1 code; write "GB"',
