@@ -53,6 +53,8 @@ class Session:
         self._helo = ""
         self._extended = self._notices = False
         self._transaction: Transaction | None = None
+        self._asked = b"", False, False
+        self._mail: command.Mail | Reply = replies.MAIL_SYNTAX
         self._verb = "connect"
         self._over = self._draining = False
         self.waiting = False
@@ -317,21 +319,23 @@ class Session:
     # -- The transaction -------------------------------------------------------------------------
 
     async def _on_mail(self, argument: bytes) -> None:
-        if not self._helo:
-            return self._error(replies.HELO_FIRST)
-        if self._transaction is not None:
-            return self._error(replies.NESTED_MAIL)
+        if not self._helo or self._transaction is not None:
+            return self._error(replies.NESTED_MAIL if self._helo else replies.HELO_FIRST)
         if self._desk.listener.auth == "required" and not self._login.user:
             return self._error(replies.AUTH_REQUIRED)
         if self._messages_left <= 0:
             return self._end(replies.TOO_MANY_MESSAGES)
-        mail = command.read_mail(
-            argument,
-            extended=self._extended,
-            notices=self._notices,
-            size_limit=self._limits.message_size,
-            subaddress=self._subaddress,
-        )
+        asked = argument, self._extended, self._notices
+        if asked != self._asked:  # most clients send from one address
+            self._mail = command.read_mail(
+                argument,
+                extended=self._extended,
+                notices=self._notices,
+                size_limit=self._limits.message_size,
+                subaddress=self._subaddress,
+            )
+            self._asked = asked
+        mail = self._mail
         if isinstance(mail, Reply):
             return self._refuse(mail) if mail is replies.DECLARED_TOO_BIG else self._error(mail)
         received_at = self._desk.clock()
