@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
 from running_sluis import OPT_IN, World, message
 
+from proxy.census import Census
 from proxy.store.model import Snapshot, State, Subject
 
 pytest_plugins = ("running_sluis",)
@@ -59,6 +62,12 @@ async def test_who_is_accepted_at_rcpt_is_read_once_and_a_later_objection_still_
     world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was read at RCPT serves the decision at end of data; C1 finds what came in between."""
+
+    async def nobody(_: Census, __: datetime) -> Counter[str]:
+        return Counter()
+
+    monkeypatch.setattr(Census, "count", nobody)  # it looks people up, too
+    monkeypatch.setattr("proxy.gate._FRESH", 3600.0)
     w = await world(edit=lambda t: t.replace("may_set_stream = true", "may_set_stream = false"))
     await w.know(ANNA, "opt-in", **OPT_IN)
     real = w.sluis.store.lookup
