@@ -116,7 +116,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)}; default: all")
-    parser.add_argument("--rounds", type=int, help="default: 5, of a curve 2")
+    parser.add_argument("--rounds", type=int, help="default: 5, of a curve 3")
     parser.add_argument("--seconds", type=float, help="of one run, about; default: 3, of a curve 1")
     parser.add_argument("--curve", choices=[*CURVES, "all"])
     parser.add_argument("--profile", action="store_true")
@@ -131,7 +131,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sluis-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        rounds = chosen.rounds or (2 if short else 5)
+        rounds = chosen.rounds or (3 if short else 5)
         bench = Bench(folder, rounds, chosen.seconds or (1.0 if short else 3.0), BLOCK)
         try:
             if chosen.prepare:
