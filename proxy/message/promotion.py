@@ -103,18 +103,13 @@ def _needed(phrases: Iterable[str]) -> tuple[str, ...]:
 _ALONE = "="
 _STANDS_ALONE = re.compile(r"(?<![^\s>])=(?![^\s<])")
 # What a sign of the text needs one of; a discount also needs a per cent sign.
-_PER_CENT = "per cent"
 _NEEDED = {
-    _PER_CENT: ("%",),
     "discount": _CUTS,
     "opt_out": _OPT_OUT.anchors,
     **{s: _needed(t for p in phrases for t in _spelled(p)) for s, phrases in PHRASES.items()},
 }
 # Those that are looked for at once, and by a character those that few texts have.
-_WORDS = {
-    sign: [word for word in words if word.isalpha() or (len(word) == 1 and word != _ALONE)]
-    for sign, words in _NEEDED.items()
-}
+_WORDS = {sign: [word for word in words if word.isalpha()] for sign, words in _NEEDED.items()}
 _RARE = {
     sign: [
         (next(c for c in word if not c.isalpha()), word)
@@ -166,8 +161,8 @@ def score(
     """
     possible = sum(weights[name] for name in SIGNS)
     shown: list[str] | None = None
-    cut: AbstractSet[str] = frozenset()
     text: _Text | None = None
+    absent: AbstractSet[str] = frozenset()
     found = set()
     for name in _BY_COST:
         if possible < threshold:
@@ -179,10 +174,9 @@ def score(
         else:
             if shown is None:
                 shown = _shown(content, header)
-                cut = _cut("\n".join(shown)) if lines is not None else cut
-            if lines is not None and (
-                (name == "discount" and lines.lack(_PER_CENT, cut)) or lines.lack(name, cut)
-            ):
+                if lines is not None:
+                    absent = lines.lack(_looked_for(weights, possible, threshold), shown)
+            if name in absent:
                 there = False
             else:
                 text = text or _Text(_joined(shown))
@@ -194,6 +188,17 @@ def score(
     if possible < threshold:
         return _NONE
     return Score(possible, tuple(name for name in SIGNS if name in found))
+
+
+def _looked_for(weights: Mapping[str, int], possible: int, threshold: int) -> list[str]:
+    """The signs of a text that are looked for in a mail with none of them."""
+    names: list[str] = []
+    for name in _BY_COST[1:]:
+        if possible < threshold:
+            break
+        names.append(name)
+        possible -= weights[name]
+    return names
 
 
 class _Text:
@@ -226,23 +231,34 @@ class Lines:
     ROOM = 1 << 19
 
     def __init__(self) -> None:
-        self._without: dict[str, set[str]] = {sign: set() for sign in _NEEDED}
-        self._octets = dict.fromkeys(_NEEDED, 0)
+        self._without: dict[tuple[str, ...], set[str]] = {}
+        self._octets = 0
 
-    def lack(self, sign: str, lines: AbstractSet[str]) -> bool:
-        """Whether a mail with these lines does not show this sign of the text, for sure."""
-        known = self._without[sign]
-        fresh = lines - known
+    def lack(self, signs: Iterable[str], shown: Iterable[str]) -> AbstractSet[str]:
+        """Those of some signs of the text that are not there for sure; `shown` are its pieces."""
+        text = "\n".join(shown)
+        absent: set[str] = {"discount"} if text.isascii() and "%" not in text else set()
+        wanted = tuple(sign for sign in signs if sign not in absent)
+        absent.update(wanted)
+        known = self._without.setdefault(wanted, set())
+        fresh = _cut(text) - known
         if fresh:
-            text = _folded(fresh)
-            if text is None or _has(text, sign):
-                return False
-            self._octets[sign] += len(text) + _OBJECT * len(fresh)
-            if self._octets[sign] > self.ROOM:
-                self._octets[sign] = 0
-                known.clear()
+            folded = _folded(fresh)
+            if folded is None:
+                return absent - set(wanted)
+            met = [(sign, word) for sign in wanted for word in _met(folded, sign)]
+            if met:
+                # The others need not be looked through again.
+                words = {word for _, word in met}
+                fresh = {line for line in fresh if not _any(words, line)}
+            self._octets += len(folded) + _OBJECT * len(fresh)
+            if self._octets > self.ROOM:
+                self._octets = 0
+                for lines in self._without.values():
+                    lines.clear()
             known |= fresh
-        return True
+            absent -= {sign for sign, _ in met}
+        return absent
 
 
 def _folded(lines: Iterable[str]) -> str | None:
@@ -254,17 +270,19 @@ def _folded(lines: Iterable[str]) -> str | None:
     return text.casefold() if unicodedata.is_normalized("NFKC", text) else None
 
 
-def _has(text: str, sign: str) -> bool:
-    """Whether one of the words that a sign needs is there."""
-    for word in _WORDS[sign]:
-        if word in text:
-            return True
-    return any(
-        char in text
-        and word in text
-        and (word != _ALONE or _STANDS_ALONE.search(text) is not None)
-        for char, word in _RARE[sign]
-    )
+def _any(words: Iterable[str], line: str) -> bool:
+    folded = _folded((line,))
+    return folded is None or any(word in folded for word in words)
+
+
+def _met(text: str, sign: str) -> list[str]:
+    """The words that are there, of those of which a sign needs one."""
+    words = [word for word in _WORDS[sign] if word in text]
+    for char, word in _RARE[sign]:
+        alone = word == _ALONE
+        if char in text and word in text and not (alone and not _STANDS_ALONE.search(text)):
+            words.append(word)
+    return words
 
 
 def _cut(text: str) -> set[str]:
