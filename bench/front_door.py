@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import cast
 
+from bench.race.process import installed
 from proxy.sink import Sink
 
 CONFIG = """\
@@ -125,7 +126,9 @@ async def relay(
     config.write_text(text + more)
     words = (sys.executable, "-m", "proxy.cli.main", "serve", "--config", str(config))
     with (folder / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*words, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(
+            *words, stdout=log, stderr=log, env=installed()
+        )
     try:
         for _ in range(600):
             if process.returncode is not None:

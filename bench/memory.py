@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from bench.front_door import CONFIG, MEGABYTE, Client, Hole, Relay, relay
+from bench.race.process import installed
 from policy.address import parse
 from policy.events import detail_from
 from proxy.app import running
@@ -221,7 +222,10 @@ async def ready(folder: Path, upstream: int, starts: int) -> bool:
         start = time.monotonic()
         words = (sys.executable, "-m", "proxy.cli.main", "serve", "--config", str(config))
         process = await asyncio.create_subprocess_exec(
-            *words, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+            *words,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=installed(),
         )
         while not await _is_ready(admin):
             if process.returncode is not None or time.monotonic() - start > 60:
@@ -234,7 +238,7 @@ async def ready(folder: Path, upstream: int, starts: int) -> bool:
         resting.append((rss, anon, file, gate.memory("Pss", "smaps_rollup")))
         process.terminate()
         await process.wait()
-    # The first start makes the database.
+    # The first start makes the database, and may compile.
     rss, anon, file, pss = (statistics.median(column) for column in zip(*resting[1:], strict=True))
     note = f"{min(times[1:]):.2f} at best, {statistics.median(cpu[1:]):.2f} s of CPU"
     good = told("start to ready, median", statistics.median(times[1:]), 1.0, "s", note)

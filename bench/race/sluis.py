@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 
 from bench.race.people import stored
-from bench.race.process import BenchError, free_port, run, stop, tree, until
+from bench.race.process import BenchError, free_port, installed, run, stop, tree, until
 
 CONFIG = """\
 [server]
@@ -110,7 +110,7 @@ def sluis(upstream: int, people: int, *, dkim: bool = False, delay_ms: int = 0) 
         words = [*_slow_disk(delay_ms), *SLUIS, "serve", "--config", str(folder / "sluis.toml")]
         with (folder / "log").open("wb") as log:
             began = time.perf_counter()
-            process = subprocess.Popen(words, stdout=log, stderr=log)
+            process = subprocess.Popen(words, stdout=log, stderr=log, env=installed())
         try:
             try:
                 until(lambda: _ready(admin) or process.poll() is not None, "sluis is ready")

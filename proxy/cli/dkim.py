@@ -6,15 +6,16 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 
-from proxy import config as configuration
-from proxy.config import DkimKey, Settings
-from proxy.config.signing import PrivateKey
 from proxy.errors import ConfigError, KeysError, SluisError
+
+if TYPE_CHECKING:
+    from proxy.config import DkimKey, Settings
+    from proxy.config.signing import PrivateKey
 
 app = typer.Typer(help="Signing keys: make one, compare all with their DNS records.")
 
@@ -96,9 +97,11 @@ def check(
     json: Json = False,
 ) -> None:
     """Compare each key with its record: exit 0 if all match, 1 if one does not, 69 without DNS."""
+    from proxy.config import load
+
     raise typer.Exit(
         compare(
-            configuration.load(config, files=False),
+            load(config, files=False),
             domain=domain,
             selector=selector,
             record=record,

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proxy.store.model import State
-
 if TYPE_CHECKING:
     from proxy.cli.ledger import Ledger
-    from proxy.store.model import Forward, OutboxRow
+    from proxy.store.model import Forward, OutboxRow, State
 
 app = typer.Typer(
     help="Mail that was taken and is not at its end.",
@@ -56,6 +54,8 @@ def retry(refs: Refs = None, all_: All = False, config: Config = None, json: Jso
 
     Held mail only by its reference.
     """
+    from proxy.store.model import State
+
     states = (State.WAITING,) if all_ else (State.WAITING, State.HELD)
     asyncio.run(_move("due", states, refs or [], all_, config, json))
 
@@ -65,6 +65,8 @@ def release(
     refs: Refs = None, all_: All = False, config: Config = None, json: Json = False
 ) -> None:
     """Send held mail after all: it may arrive twice, as nobody knows whether it left."""
+    from proxy.store.model import State
+
     asyncio.run(_move("released", (State.HELD,), refs or [], all_, config, json))
 
 
@@ -73,6 +75,8 @@ def drop(refs: Refs = None, all_: All = False, config: Config = None, json: Json
     """Give up what waits or is held: it ends `failed`, and its submitter is told where that is
     due.
     """
+    from proxy.store.model import State
+
     states = (State.WAITING, State.HELD)
     asyncio.run(_move("dropped", states, refs or [], all_, config, json))
 
@@ -210,6 +214,7 @@ async def _move(
 
     from proxy.cli.ledger import open_ledger
     from proxy.clock import utc_now
+    from proxy.store.model import State
 
     if bool(refs) is all_:
         raise typer.BadParameter("name references, or --all")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import orjson
 import typer
 
-from policy.pack import Label, Pack, PackError, Packs, Rule
-from policy.pages import index, page
-from policy.vectors import VectorError, cases_from, run
-from proxy.packs import load_packs, pack_texts
+if TYPE_CHECKING:
+    from policy.pack import Pack, Packs, Rule
 
 app = typer.Typer(help="Show the law that is applied, and test it.", no_args_is_help=True)
 
@@ -81,6 +79,8 @@ def run_files(
     as_json: Json = False,
 ) -> None:
     """Run vector files: one line per failing case, then `N passed, N failed`; exit 1 on failure."""
+    from policy.vectors import VectorError, cases_from, run
+
     loaded = _load(packs)
     passed = 0
     failures: list[dict[str, str]] = []
@@ -112,6 +112,9 @@ def docs(
     packs: PacksDir = None,
 ) -> None:
     """Write a page for people on each pack (Markdown), and one that leads to them."""
+    from policy.pages import index, page
+    from proxy.packs import pack_texts
+
     loaded = _load(packs)
     texts = pack_texts(packs)
     out.mkdir(parents=True, exist_ok=True)
@@ -149,6 +152,9 @@ def backtest(
 
 
 def _load(directory: Path | None) -> Packs:
+    from policy.pack import PackError
+    from proxy.packs import load_packs
+
     try:
         return load_packs(directory)
     except PackError as error:
@@ -192,6 +198,8 @@ def _rule(rule: Rule) -> dict[str, object]:
 
 
 def _duties(pack: Pack) -> list[tuple[str, str]]:
+    from policy.pack import Label
+
     duties = pack.duties
     lasting = f" that works for {duties.valid_days} days" if duties.valid_days else ""
     labels = {Label.NEVER: "", Label.ALWAYS: ", labelled", Label.UNLESS_CONSENT: ", labelled"}
