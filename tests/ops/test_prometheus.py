@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import trustme
 import yaml
 
 from proxy.sink import Sink
@@ -45,6 +46,12 @@ development = true
 [[listeners]]
 address = "127.0.0.1:0"
 trusted_networks = ["127.0.0.0/8"]
+[[listeners]]
+address = "localhost:0"
+trusted_networks = ["127.0.0.0/8"]
+tls = "starttls"
+certificate = "cert.pem"
+key = "key.pem"
 [[upstreams]]
 address = "127.0.0.1:{upstream}"
 tls = "none"
@@ -194,6 +201,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     top = tmp_path_factory.mktemp("watched")
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(upstream())
+        issued = trustme.CA().issue_cert("localhost")
+        (top / "cert.pem").write_bytes(b"".join(p.bytes() for p in issued.cert_chain_pems))
+        (top / "key.pem").write_bytes(issued.private_key_pem.bytes())
         config = top / "sluis.toml"
         config.write_text(CONFIG.format(data=top / "data", upstream=sink.smtp_port))
         log = top / "sluis.log"
