@@ -289,6 +289,8 @@ def _event_change(
     def one(other: Event, changed: dict[str, Any]) -> Event:
         if other.uid != event.uid or other.sender != event.sender:
             return other
+        if type(other.detail) is not type(event.detail):
+            return other  # two of one uid: no ledger has them, but a question may
         if set(changed) <= on_event:
             return replace(other, **changed)
         return replace(other, detail=replace(other.detail, **changed))

@@ -448,6 +448,24 @@ def test_the_counterfactual_is_asked_for_and_changes_nothing_else(facts: m.Facts
     assert plain.counterfactual == ()
 
 
+def test_two_entries_of_one_uid_are_told_apart() -> None:
+    def entry(detail: m.Detail) -> m.Event:
+        at = NOW - timedelta(days=30)
+        return m.Event(
+            at=at, recorded_at=at, sender="A", detail=detail, evidence="proof", uid="1", exact=True
+        )
+
+    facts = m.Facts(
+        at=NOW,
+        sender=m.Sender(id="A", names=("A B.V.",)),
+        recipient=m.Recipient(address="x@mail.example", country="DE", kind=m.Kind.CONSUMER),
+        message=m.Message(stream="s", category=m.Category.MARKETING),
+        events=(entry(m.Relationship()), entry(m.OptIn(box=m.Box.UNTICKED))),
+    )
+    asked = decide(facts, PACKS, counterfactual=True)
+    assert replace(asked, counterfactual=()) == decide(facts, PACKS)
+
+
 @many
 @given(
     st.datetimes(timezones=st.just(UTC)),
