@@ -25,7 +25,7 @@ from bench.race import load, mails
 from bench.race.judge import table
 from bench.race.layers import DISK, GIL, ROWS, THREADS, WORK, calls, samples, shares
 from bench.race.load import Load, drive, transactions
-from bench.race.process import BenchError, free_port
+from bench.race.process import BenchError, free_port, until
 from bench.race.rows import Bench
 from bench.race.sluis import Relay, sluis
 
@@ -212,6 +212,12 @@ def _threads(pid: int) -> dict[int, tuple[float, float, int]]:
     return found
 
 
+def _attached(pid: int) -> bool:
+    """Whether every thread is traced (TracerPid of proc_pid_status(5))."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all("TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks)
+
+
 def _traced(pid: int, work: Callable[[], None]) -> Counter[str]:
     """The calls of the relay while `work` runs, which strace makes slower."""
     with tempfile.TemporaryDirectory(prefix="sluis-bench-") as name:
@@ -219,7 +225,7 @@ def _traced(pid: int, work: Callable[[], None]) -> Counter[str]:
         words = ["strace", "-f", "-y", "-qq", "-o", str(out), "-e", _TRACED, "-p", str(pid)]
         process = subprocess.Popen(words, stderr=subprocess.PIPE)
         try:
-            time.sleep(0.5)
+            until(lambda: _attached(pid) or process.poll() is not None, "strace attached itself")
             if process.poll() is not None:
                 assert process.stderr is not None
                 raise BenchError(f"strace: {process.stderr.read().decode()[-500:]}")
