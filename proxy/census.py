@@ -1,7 +1,7 @@
 """How many people may be written to, and on which basis: the `bases` gauges.
 
 Reads the ledger page by page and asks the engine about each (sender, address) pair for mail that
-meets every other condition, a little at a time so that no message waits for it.
+meets every other condition, a little at a time, and less while there is mail (`pace.py`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from proxy import log
 from proxy.config import Settings
 from proxy.errors import StoreError
 from proxy.living import living
+from proxy.pace import Pace
 from proxy.store.model import Store
 from proxy.telemetry import Telemetry
 
-#: Pairs read and judged between two pauses, and the pause in seconds: at most about a tenth of one
-#: core.
+#: Pairs to a look-up.
 _PAGE = 100
-PAUSE = 0.1
 
 #: The windows of `bases_expiring`, in days.
 WINDOWS = {"30d": 30, "60d": 60, "90d": 90}
@@ -38,13 +37,13 @@ class Census:
         store: Store,
         packs: Packs,
         telemetry: Telemetry,
-        pause: float = PAUSE,
+        pace: Pace | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._packs = packs
         self._telemetry = telemetry
-        self._pause = pause
+        self._pace = pace or Pace()
 
     async def every(self, seconds: float, clock: Callable[[], datetime]) -> None:
         """Count now and every `seconds`, until cancelled; store trouble skips one count."""
@@ -60,14 +59,14 @@ class Census:
         bases: Counter[str] = Counter()
         expiring: Counter[str] = Counter()
         limits = {name: at + timedelta(days=days) for name, days in WINDOWS.items()}
-        pages = living(self._settings, self._store, self._packs, at, page=_PAGE)
+        rest = self._pace.rest
+        pages = living(self._settings, self._store, self._packs, at, page=_PAGE, rest=rest)
         async for pairs in pages:
             for pair in pairs:
                 bases[pair.basis.reason.value] += 1
                 ends_at = pair.ends_at
                 if ends_at is not None:
                     expiring.update(name for name, limit in limits.items() if ends_at <= limit)
-            await asyncio.sleep(self._pause)
         self._telemetry.bases(bases)
         self._telemetry.bases_expiring(expiring)
         return bases

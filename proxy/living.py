@@ -5,7 +5,8 @@ For the gauges (`census.py`) and the forecast (`sluis report expiring`), so that
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time as clock
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -17,6 +18,9 @@ from proxy.config import Settings
 from proxy.facts import person_facts, sender_facts
 from proxy.inquiry import Inquiry
 from proxy.store.model import Known, Store, Subject
+
+#: Judged in one go where somebody may wait for the loop: about a millisecond.
+_BREATH = 50
 
 #: Whoever was erased, or never had an address on record.
 _NOBODY = Address(local="", domain="", exact="", wide="", utf8=False)
@@ -51,11 +55,13 @@ async def living(
     *,
     page: int,
     inquiry: Inquiry | None = None,
+    rest: Callable[[float], Awaitable[None]] | None = None,
 ) -> AsyncIterator[list[Living]]:
     """Pages of at most `page` pairs, those without a basis left out; an empty page is a page too.
 
     Without `inquiry`: whatever the sender's marketing mail says. With it: for such a mail, and of
-    its sender only. Raises `StoreError`.
+    its sender only. `rest` is awaited after every few people, with the CPU seconds that they took.
+    Raises `StoreError`.
     """
     senders = {s.id: sender_facts(s) for s in settings.senders}
     if inquiry is not None:
@@ -68,7 +74,8 @@ async def living(
         if subjects:
             known = (await store.lookup(subjects)).known
             addresses = await store.addresses([subject.exact for subject in subjects])
-            for subject in subjects:
+            began = clock.thread_time()
+            for n, subject in enumerate(subjects, start=1):
                 address = addresses.get(subject.exact, "")
                 if inquiry is not None:
                     basis = _for_mail(inquiry, address, known[subject], at)
@@ -77,6 +84,11 @@ async def living(
                     basis = living_basis(facts, packs)
                 if basis is not None:
                     pairs.append(Living(subject, address, basis))
+                if rest is not None and (n % _BREATH == 0 or n == len(subjects)):
+                    await rest(clock.thread_time() - began)
+                    began = clock.thread_time()
+        elif rest is not None:
+            await rest(0.0)
         yield pairs
 
 

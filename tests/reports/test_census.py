@@ -27,7 +27,7 @@ def gauges(telemetry: Telemetry, family: str) -> dict[str, float]:
 
 
 def census(shop: Shop, telemetry: Telemetry) -> Census:
-    return Census(shop.settings, store=shop.store, packs=shop.packs, telemetry=telemetry, pause=0)
+    return Census(shop.settings, store=shop.store, packs=shop.packs, telemetry=telemetry)
 
 
 async def test_bases_are_counted_by_pair_and_by_their_end(shop: Shop) -> None:

@@ -76,7 +76,7 @@ async def test_a_stream_counts_whom_its_mail_may_reach(shop: Shop) -> None:
 async def test_forecast_and_gauges_agree(shop: Shop) -> None:
     await crowd(shop)
     telemetry = Telemetry(shop.settings)
-    census = Census(shop.settings, store=shop.store, packs=shop.packs, telemetry=telemetry, pause=0)
+    census = Census(shop.settings, store=shop.store, packs=shop.packs, telemetry=telemetry)
     bases = await census.count(NOW)
     text = telemetry.render()[0].decode()
     for days in (30, 60, 90):
