@@ -13,12 +13,12 @@ from policy.address import Address
 from policy.model import Category
 from proxy import log
 from proxy.config import Sender, Settings, Stream
-from proxy.content import Content, Piece, large, stretch
+from proxy.content import Content, Piece, Spooled, large, stretch
 from proxy.dkim_keys import KeyRing, Records
 from proxy.envelope import Envelope
 from proxy.errors import TokenError
 from proxy.keys import Keys
-from proxy.looks import Looks
+from proxy.looks import START, Looks, apart, digest, fields_of
 from proxy.message import header as headers
 from proxy.message.body import BodyPlan, plan_body, untouched
 from proxy.message.canonical import BodyHash
@@ -94,45 +94,75 @@ class Planner:
         none.
         """
         stream = found.stream
-        wanted, brand = self._wanted[stream.sender], self._brands[stream.sender]
         marketing = found.category is Category.MARKETING
         address = max((a.exact for a in recipients), key=lambda a: len(a.encode()), default="")
         token = OptOut(stream.sender, stream.id, address, f"{envelope.ref}.1000")
-        longest = len(wanted.own_url) + length(self._keys, token)
+        longest = len(self._wanted[stream.sender].own_url) + length(self._keys, token)
 
-        def seen(content: Content, header: Header) -> Shown:
-            return inspect(content, header, wanted, every_alternative=stream.every_alternative)
-
-        def planned(content: Content, header: Header, shown: Shown) -> BodyPlan:
+        fields = fields_of(header) if marketing else None
+        if fields is None:
+            shown = await self._seen(content, header, stream, header.end)
             if not marketing:
-                return untouched(content, header)
+                return shown, untouched(content, header), None
+            alone = await self._planned(
+                content, header, shown, stream, longest, signed_by, header.end
+            )
+            return shown, alone, None
+        file = isinstance(content, Spooled)
+        body = apart(content, header)
+        name = await asyncio.to_thread(digest, body) if isinstance(body, Spooled) else body
+        key = stream.id, fields, name
+        known = self._looks.find(key)
+        if known is None:
+            shown = await self._seen(body, header, stream, START)
+            if shown.fake_reply:
+                shown = replace(shown, fake_reply=False)
+            known = self._looks.keep(key, shown)
+        plan_ = known.plans.get((longest, signed_by))
+        if plan_ is None:
+            plan_ = await self._planned(
+                body, header, known.shown, stream, longest, signed_by, START
+            )
+            self._looks.keep_plan(known, longest, signed_by, plan_.over(b"") if file else plan_)
+        elif file:
+            plan_ = plan_.over(body)
+        shown = known.shown
+        if fake_reply(header):
+            shown = replace(shown, fake_reply=True)
+        return shown, plan_, None if file else known.hash
+
+    async def _seen(self, content: Content, header: Header, stream: Stream, start: int) -> Shown:
+        wanted, every = self._wanted[stream.sender], stream.every_alternative
+        if large(content, LARGE_TO_INSPECT):
+            return await asyncio.to_thread(
+                inspect, content, header, wanted, every_alternative=every, start=start
+            )
+        return inspect(content, header, wanted, every_alternative=every, start=start)
+
+    async def _planned(
+        self,
+        content: Content,
+        header: Header,
+        shown: Shown,
+        stream: Stream,
+        longest_url: int,
+        signed_by: str,
+        start: int,
+    ) -> BodyPlan:
+        def planned() -> BodyPlan:
             return plan_body(
                 content,
                 header,
                 shown,
-                brand=brand,
-                longest_url=longest,
+                brand=self._brands[stream.sender],
+                longest_url=longest_url,
                 footer=stream.footer == "auto",
                 every_alternative=stream.every_alternative,
                 signed_by=signed_by,
+                start=start,
             )
 
-        def look() -> tuple[Shown, BodyPlan, None]:
-            shown = seen(content, header)
-            return shown, planned(content, header, shown), None
-
-        if large(content, LARGE_TO_INSPECT):
-            return await asyncio.to_thread(look)
-        known = None
-        if marketing and isinstance(content, bytes):
-            known = self._looks.of(stream.id, content, header, seen)
-        if known is None:
-            return look()
-        shown = known.shown
-        body = self._looks.plan(
-            known, longest, signed_by, lambda: planned(known.content, known.header, known.shown)
-        )
-        return replace(shown, fake_reply=True) if fake_reply(header) else shown, body, known.hash
+        return await asyncio.to_thread(planned) if large(content, LARGE_TO_INSPECT) else planned()
 
     async def failed(self, content: Content, header: Header) -> frozenset[Field]:
         """The signatures of others that do not verify; none are known to where none is tried."""

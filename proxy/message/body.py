@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.content import Content, Piece, stretch
 from proxy.message import encoded, footer, placeholders, transfer
@@ -70,6 +70,11 @@ class BodyPlan:
     def edits(self, duties: AbstractSet[str]) -> bool:
         """Whether a copy that must be given these duties gets another body than it came with."""
         return bool(self.placeholders or duties)
+
+    def over(self, content: Content) -> BodyPlan:
+        """The plan for the same octets in another place."""
+        pages = [replace(p, transfer=replace(p.transfer, content=content)) for p in self.pages]
+        return replace(self, content=content, pages=tuple(pages))
 
     def pieces(
         self,
@@ -132,15 +137,17 @@ def plan_body(
     footer: bool = True,
     every_alternative: bool = False,
     signed_by: str = "",
+    start: int | None = None,
 ) -> BodyPlan:
-    """Plan the edits of a marketing mail's body.
+    """Plan the edits of a marketing mail's body; `content` and `start` are as `inspect` had them.
 
     `longest_url` is how long an opt-out link may be in this mail, in characters; `footer` whether
     the stream wants one where something is missing; `signed_by` the d= of a signature that an edit
     would break and that cannot be made again, "" for none. Bounded work, for a thread when large.
     """
+    start = header.end if start is None else start
     if shown.opaque:
-        return BodyPlan(content=content, start=header.end, stopped=printable(shown.opaque))
+        return BodyPlan(content=content, start=start, stopped=printable(shown.opaque))
     rich = [seen for seen in shown.seen if seen.kind is not Kind.AMP]
     pages: list[_Page] = []
     why = ""
@@ -179,7 +186,7 @@ def plan_body(
     spelled = any(page.possible and _spells(page, brand) for page in pages)
     return BodyPlan(
         content=content,
-        start=header.end,
+        start=start,
         brand=brand,
         pages=tuple(pages) if problem is None else (),
         can_inject=possible,

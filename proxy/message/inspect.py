@@ -111,17 +111,23 @@ def richest_of(seen: Sequence[Seen]) -> Seen:
 
 
 def inspect(
-    content: Content, header: Header, wanted: Wanted, *, every_alternative: bool = False
+    content: Content,
+    header: Header,
+    wanted: Wanted,
+    *,
+    every_alternative: bool = False,
+    start: int | None = None,
 ) -> Shown:
     """Look at one mail; work is bounded, but above a megabyte it belongs in a thread.
 
-    With `every_alternative` a duty is met only where each displayed alternative meets it.
+    With `every_alternative` a duty is met only where each displayed alternative meets it. `content`
+    and `start` are as `scan` has them.
     """
     author = from_mailbox(header)
     named = author is not None and _names(fold(author.name), wanted)
     fake = fake_reply(header)
     try:
-        found = targets(scan(content, header))
+        found = targets(scan(content, header, start))
         seen = [_see(content, target, wanted) for target in found]
         rich = [s for s in seen if s.kind is not Kind.AMP]
         if not rich:

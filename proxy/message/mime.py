@@ -77,9 +77,14 @@ class Part:
         return self.type.word.startswith("multipart/")
 
 
-def scan(content: Content, header: Header) -> Part:
-    """The root part of a mail. Raises `OpaqueError` over a bound or for an unclear boundary."""
-    root = _part(content, header.fields, header.end, _PLAIN)
+def scan(content: Content, header: Header, start: int | None = None) -> Part:
+    """The root part of a mail. Raises `OpaqueError` over a bound or for an unclear boundary.
+
+    `content` is the mail; or its blank line and body, which begins at `start`, and all offsets are
+    in that.
+    """
+    start = header.end if start is None else start
+    root = _part(header.raw, header.fields, start, _PLAIN)
     opened: list[tuple[Part, bytes]] = []
     depth_of: dict[bytes, int] = {}
     if root.multipart:
@@ -87,7 +92,7 @@ def scan(content: Content, header: Header) -> Part:
     leaf = root
     parts = lines = 0
     # The blank line's CRLF may belong to the first delimiter.
-    at = max(header.end - 2, 0)
+    at = max(start - 2, 0)
     while opened and (at := content.find(b"\r\n--", at)) >= 0:
         lines += 1
         if lines > _MAX_DASH_LINES:

@@ -12,12 +12,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from policy.address import Address, parse
-from proxy import looks
+from proxy import looks, planning
 from proxy.clock import utc_now
-from proxy.config import Settings, load
+from proxy.config import Settings, Stream, load
+from proxy.content import SPOOL_AT, Content, Spool
 from proxy.envelope import Envelope, Submitter
 from proxy.keys import Keys, load_keys
-from proxy.looks import Looks, reduced
+from proxy.looks import Look, Looks, fields_of
 from proxy.message.body import BodyPlan
 from proxy.message.canonical import BodyHash
 from proxy.message.classify import Class
@@ -59,13 +60,6 @@ every_alternative = true
 REF = "01J9ZV3K7Q8M4T00"
 
 
-class Apart(Looks):
-    """Looks at each mail by itself."""
-
-    def of(self, *args: object) -> None:
-        return None
-
-
 class Site:
     """A planner that keeps what it saw, and one that does not."""
 
@@ -76,11 +70,10 @@ class Site:
         self.keeps, self.apart = (
             Planner(self.settings, keys=self.keys, instance="i1", clock=utc_now) for _ in range(2)
         )
-        self.apart._looks = Apart()
         self.token = seal(self.keys, OptOut("acme", "newsletter", "anna@example.nl", f"{REF}.1"))
 
     def look(
-        self, planner: Planner, content: bytes, stream: str, to: Address, signed_by: str
+        self, planner: Planner, content: Content, stream: str, to: Address, signed_by: str
     ) -> tuple[Header, Shown, BodyPlan, BodyHash | None]:
         header = index(content)
         envelope = Envelope(
@@ -91,7 +84,10 @@ class Site:
         )
         class_ = Class(self.settings.stream(stream), self.settings.stream(stream).category, "test")
         looking = planner.look(envelope, content, header, (to,), class_, signed_by=signed_by)
-        return header, *asyncio.run(looking)
+        with pytest.MonkeyPatch.context() as patch:
+            if planner is self.apart:
+                patch.setattr(planning, "fields_of", lambda _: None)
+            return header, *asyncio.run(looking)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +128,14 @@ BODIES = st.lists(
 )
 
 
-def told(header: Header, shown: Shown, body: BodyPlan, content: bytes) -> list[object]:
+def spooled(octets: bytes, folder: Path) -> Content:
+    """As the front door has it."""
+    spool = Spool(folder)
+    spool.write(octets)
+    return spool.take()
+
+
+def told(header: Header, shown: Shown, body: BodyPlan, content: Content) -> list[object]:
     """All that later steps take from looking at a mail."""
     values: list[object] = [getattr(shown, f.name) for f in fields(shown) if f.name != "seen"]
     values += [(s.kind, s.identity, s.address, s.opt_out, s.own_tokens) for s in shown.seen]
@@ -145,7 +148,7 @@ def told(header: Header, shown: Shown, body: BodyPlan, content: bytes) -> list[o
             values.append(b"".join(bytes(piece) for piece in pieces))
             values.append(BodyHash().digest(pieces))
     untouched = replace(body, pages=()).pieces()
-    assert b"".join(map(bytes, untouched)) == content[header.end :]
+    assert b"".join(map(bytes, untouched)) == bytes(content[header.end :])
     return values
 
 
@@ -189,36 +192,72 @@ GOOD = b"From: a@acme.example\r\nTo: b@example.nl\r\n\r\nbody"
         b"From: a@acme.example\r\njunk\r\n\r\nbody",
         b"From: a@acme.example\r\n",
         b"X: no field that counts\r\n\r\nbody",
-        GOOD + b"x" * looks.LONGEST,
     ],
 )
 def test_mail_that_is_looked_at_by_itself(content: bytes) -> None:
-    assert reduced(content, index(content)) is None
-    assert reduced(GOOD, index(GOOD)) == b"From: a@acme.example\r\n\r\nbody"
+    assert fields_of(index(content)) is None
+    assert fields_of(index(GOOD)) == b"From: a@acme.example\r\n"
+
+
+def shown_of(site: Site) -> tuple[Shown, BodyPlan]:
+    return site.look(site.apart, GOOD, "newsletter", parse("b@example.nl"), "")[1:3]
 
 
 def test_what_is_kept_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks, "ALL", 50_000)
     monkeypatch.setattr(looks, "MOST", 20)
     kept = Looks()
-    shown = site.look(site.apart, GOOD, "newsletter", parse("b@example.nl"), "")[1]
-    plan = site.look(site.apart, GOOD, "newsletter", parse("b@example.nl"), "")[2]
+    shown, plan = shown_of(site)
     for n in range(200):
-        content = GOOD + b"%d" % n + b"x" * (n % 7 * 1000)
-        look = kept.of("newsletter", content, index(content), lambda *_: shown)
-        assert look is not None
+        key = "newsletter", b"", GOOD + b"%d" % n + b"x" * (n % 7 * 1000)
+        look = kept.keep(key, shown)
         for longest in range(n % 9):
-            kept.plan(look, longest, "", lambda: plan)
-        assert len(kept._kept) <= 20
-        charged = sum(len(x.content) * (1 + len(x.plans)) for x in kept._kept.values())
-        assert charged == kept._octets <= 50_000
-    again = kept.of("newsletter", content, index(content), lambda *_: pytest.fail("inspected"))
-    assert again is look or not kept._kept
+            kept.keep_plan(look, longest, "", plan)
+        assert 0 < len(kept._kept) <= 20
+        assert sum(x.octets for x in kept._kept.values()) == kept._octets <= 50_000
+        assert kept.find(key) is look
+    again = kept.keep(key, shown)
+    assert kept.find(key) is again
+    assert sum(x.octets for x in kept._kept.values()) == kept._octets
+    huge = kept.keep(("newsletter", b"", b"x" * 60_000), shown)
+    kept.keep_plan(huge, 1, "", plan)
+    assert (len(kept._kept), kept._octets) == (0, 0)
 
 
-def test_streams_have_their_own(site: Site) -> None:
-    kept = Looks()
-    shown = site.look(site.apart, GOOD, "newsletter", parse("b@example.nl"), "")[1]
-    first = kept.of("newsletter", GOOD, index(GOOD), lambda *_: shown)
-    assert kept.of("strict", GOOD, index(GOOD), lambda *_: shown) is not first
-    assert kept.of("newsletter", GOOD, index(GOOD), lambda *_: shown) is first
+def test_streams_have_their_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    looked = site.keeps._seen
+
+    async def noting(content: Content, header: Header, stream: Stream, start: int) -> Shown:
+        seen.append(stream.id)
+        return await looked(content, header, stream, start)
+
+    monkeypatch.setattr(site.keeps, "_seen", noting)
+    content = GOOD + b" of a mail that no other test has"
+    for stream in ("newsletter", "strict", "newsletter", "strict"):
+        site.look(site.keeps, content, stream, parse("b@example.nl"), "")
+    assert seen == ["newsletter", "strict"]
+
+
+@pytest.mark.parametrize("size", [4_096, 100_000, 200_000, 1_000_000])
+@pytest.mark.parametrize("ends", [b"", b'<a href="{{sluis.unsubscribe_url}}">x</a>'])
+def test_a_body_of_any_size_is_looked_at_once(
+    site: Site, tmp_path: Path, size: int, ends: bytes
+) -> None:
+    head = b"From: a@news.acme.example\r\nContent-Type: text/html\r\n"
+    body = b"<p>Hello</p>" + b"<p>a line</p>\r\n" * (size // 15) + ends
+    site.keeps._looks = kept = Looks()
+    made: list[Look] = []
+    for n in range(3):
+        content = spooled(head + b"X-Mail: %d\r\n" % 10**n + b"\r\n" + body, tmp_path)
+        asked = content, "newsletter", parse("b@example.nl"), ""
+        header, shown, plan, shared = site.look(site.keeps, *asked)
+        _, expected, other, _ = site.look(site.apart, *asked)
+        assert isinstance(content, bytes) is (shared is not None) is (size < SPOOL_AT)
+        assert told(header, shown, plan, content) == told(header, expected, other, content)
+        (look,) = kept._kept.values()
+        made.append(look)
+        assert look is made[0]
+        # A file is held by nobody but its own mail.
+        (known,) = look.plans.values()
+        assert (known.content == b"") is (size >= SPOOL_AT)
