@@ -116,17 +116,34 @@ class FallbackFile:
         return results
 
     def _write(self, data: bytes) -> StoreError | None:
+        if self._descriptor < 0 and (failed := self._made()) is not None:
+            return failed
         try:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._path, _FLAGS, 0o600)
-                sync_directory(self._path.parent)
             view = memoryview(data)
             while view:
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
             return self._cut_back(error)
+        return self._synced(self._descriptor)
+
+    def _made(self) -> StoreError | None:
+        """Open the file, with a name that lasts: without it no record does, however well synced."""
         try:
-            os.fsync(self._descriptor)
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            return self._cut_back(error)
+        try:
+            self._descriptor = os.open(self._path, _FLAGS, 0o600)
+        except OSError as error:
+            return self._cut_back(error)
+        else:
+            return self._synced(directory)
+        finally:
+            os.close(directory)
+
+    def _synced(self, descriptor: int) -> StoreError | None:
+        try:
+            os.fsync(descriptor)
         except OSError as error:
             return StoreDown(f"{self._path}: sync failed: {error.strerror}")
         return None

@@ -43,7 +43,8 @@ class Keep:
         self.overlay = Overlay()
         self.copies = Copies()
         self._file = file
-        self._results: list[Ended] = []
+        self._results: dict[tuple[int, int, str], Ended] = {}
+        self._untold: set[str] = set()
         for record in records:
             if isinstance(record, Opposed):
                 self.overlay.put(record.event)
@@ -65,7 +66,8 @@ class Keep:
     @property
     def oldest(self) -> datetime | None:
         """When the oldest of them was made."""
-        found = [self.overlay.oldest, self.copies.oldest, *(e.outcome.at for e in self._results)]
+        results = [ended.outcome.at for ended in self._results.values()]
+        found = [self.overlay.oldest, self.copies.oldest, *results]
         return min((at for at in found if at is not None), default=None)
 
     async def oppose(self, event: NewEvent) -> None:
@@ -89,15 +91,21 @@ class Keep:
 
     async def end(self, ended: Ended) -> None:
         """Durable when this returns. Where it raises the result stays known, and is merged."""
+        self._untold.add(ended.copy_key)
         self._known(ended)
         await self._file.append(encoded(ended), reserved=True)
+        self._untold.discard(ended.copy_key)
+
+    def untold(self, key: str) -> bool:
+        """Whether a result of the copy is known, but not durable: nobody may be answered by it."""
+        return key in self._untold
 
     def kept(self) -> Kept:
         """What a merge can bring into the store now."""
         return Kept(
             tuple(self.overlay),
             tuple(self.copies.finished()),
-            tuple(self._results),
+            tuple(self._results.values()),
             self._file.count,
             not self.copies.live,
         )
@@ -105,8 +113,11 @@ class Keep:
     async def merged(self, kept: Kept) -> bool:
         """The store has it: take the overlay away, then the file; whether nothing is left."""
         self.overlay.remove(event.uid for event in kept.events)
-        done = set(map(id, kept.results))
-        self._results = [ended for ended in self._results if id(ended) not in done]
+        for ended in kept.results:
+            if self._results.get(_one(ended)) is ended:
+                del self._results[_one(ended)]
+        merged = (*kept.results, *(filed.ended for filed in kept.filed if filed.ended))
+        self._untold.difference_update(ended.copy_key for ended in merged)
         if not kept.whole or not await self._file.remove(kept.records):
             return False
         self.copies.forget(kept.filed)
@@ -120,6 +131,12 @@ class Keep:
         if not ended.outcome.row:
             self.copies.close(ended)
             return
-        self._results.append(ended)
+        # Handed in again and again where nothing can be written, it is one result.
+        self._results.setdefault(_one(ended), ended)
         if ended.outcome.result is Result.ACCEPTED:
             self.copies.relayed(ended.copy_key, ended.ref, ended.outcome)
+
+
+def _one(ended: Ended) -> tuple[int, int, str]:
+    """What a result is one of: row, attempt, and the copy, as another database may have the row."""
+    return ended.outcome.row, ended.outcome.attempt, ended.copy_key

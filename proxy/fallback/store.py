@@ -106,6 +106,7 @@ class FallbackStore(Through):
         self._last = 0
         self._refreshed_at: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._merging = asyncio.Lock()
         self._closing = False
 
     # -- state -----------------------------------------------------------------------------------
@@ -205,8 +206,12 @@ class FallbackStore(Through):
     async def _merge(self) -> bool:
         """One commit of what waits, then the overlay and the file go; what came meanwhile stays.
 
-        Whether it was committed.
+        Whether it was committed. One at a time: the file is known by how many records it has.
         """
+        async with self._merging:
+            return await self._merge_now()
+
+    async def _merge_now(self) -> bool:
         if self._inner is None:
             return False
         kept = self._keep.kept()
@@ -313,11 +318,16 @@ class FallbackStore(Through):
         if isinstance(self._down, StoreTaken):
             raise self._refusal()
         copies, key = self._keep.copies, row.copy_key
-        if found := copies.answer(key, intake.dedupe_from):
+        found = copies.answer(key, intake.dedupe_from)
+        if found is not None and not self._keep.untold(key):
             fate = RowFate(n=row.n, fate=Fate.ANSWERED, ref=found.ref, reply=found.reply)
             return IntakeResult(stale=False, fates=(fate,))
-        if copies.flies(key) or copies.unresolved(key):
+        if copies.flies(key) or copies.unresolved(key) or self._keep.untold(key):
             return IntakeResult(stale=False, fates=(_busy(row),))
+        # Nothing is awaited from here to the hand-in, so who opts out now comes after it in the
+        # file; who did so since the decision, and was answered, is seen here.
+        if self._keep.overlay.touched(intake.overlay, [row.subject]):
+            return IntakeResult(stale=True)
         intent = intent_of(intake)
         await self._keep.begin(intent)
         self._telemetry.undeduped()

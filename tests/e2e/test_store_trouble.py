@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager, suppress
@@ -18,13 +19,14 @@ from proxy.app import running
 from proxy.config import load
 from proxy.errors import StoreMissing, StoreUnavailable
 from proxy.fallback.store import FallbackStore
-from proxy.sink import Sink
+from proxy.sink import Sink, Step
 from proxy.store.model import State
 from proxy.tokens import OptOut, seal
 
 pytest_plugins = ("running_sluis",)
 
 ANNA, BRAM, CEES = "anna@example.nl", "bram@example.nl", "cees@example.nl"
+BRAM2 = "bram2@example.nl"
 
 
 @dataclass
@@ -114,9 +116,9 @@ async def up(w: World) -> None:
     await until(well)
 
 
-async def click(w: World, address: str) -> int:
-    """The one-click of a newsletter; its status."""
-    optout = OptOut(sender="acme", stream="newsletter", address=address, ref="x")
+async def click(w: World, address: str, stream: str = "newsletter") -> int:
+    """The one-click of a mail of a stream; its status."""
+    optout = OptOut(sender="acme", stream=stream, address=address, ref="x")
     token = seal(w.sluis.keys, optout)
     async with httpx.AsyncClient() as client:
         url = f"http://127.0.0.1:{w.sluis.public_port}/u/{token}"
@@ -284,6 +286,38 @@ async def _nothing(self: FallbackStore) -> None:
     return None
 
 
+async def test_an_opt_out_stops_mail_that_waits_for_a_connection_without_the_store(
+    house: House,
+) -> None:
+    """Decided before the 202, and begun after it: a connection came free only then."""
+    text = house.path.read_text()
+    narrow = text.replace(
+        'from_domains = ["orders.acme.example"]',
+        'from_domains = ["orders.acme.example"]\none_click = "stream"',
+    ).replace('tls = "none"\n', 'tls = "none"\nconnections = 1\n', 1)
+    assert "one_click" in narrow
+    assert "connections = 1" in narrow
+    house.path.write_text(narrow)
+    w = await prepared(house)
+    endpoint = w.sluis.gate._pool._endpoints[0]
+    with house.locked():
+        house.sink.always(".", Step.SILENT)
+        ahead = asyncio.create_task(w.send(BRAM2, message("orders"), stream="orders"))
+        await until(lambda: _is(lambda: endpoint._lent == 1 and w.sluis.store.down is not None))
+        reply = asyncio.create_task(w.send(CEES, message("orders"), stream="orders"))
+        await until(lambda: _is(lambda: len(endpoint._waiters) == 1))
+        assert await click(w, CEES, "orders") == 202
+        house.sink.always(".", None)
+        house.sink.drop()
+        assert (await ahead).startswith("451 ")
+        said = await reply
+    assert said.startswith("451 4.3.0"), said
+    assert [m.recipients for m in house.sink.messages if m.recipients == (CEES.encode(),)] == []
+    await up(w)
+    said = await w.send(CEES, message("orders"), stream="orders")
+    assert said.startswith("550 5.7.1 suppressed"), said
+
+
 async def test_a_result_that_the_store_cannot_take_is_kept(house: House) -> None:
     """Marketing, too: its attempt is in the store, and what is known must not be forgotten."""
     w = await prepared(house)
@@ -364,7 +398,7 @@ async def test_of_several_one_waits_for_the_store_and_then_for_the_client(house:
 
     house.sink.tap = tap
     house.sink.once("RCPT", None, "451 4.3.2 later")
-    reply = await w.send([CEES, "bram2@example.nl"], mail, stream="orders")
+    reply = await w.send([CEES, BRAM2], mail, stream="orders")
     assert reply.startswith("451 "), reply
     assert len(house.sink.messages) == 1
     await house.stop()
@@ -374,7 +408,7 @@ async def test_of_several_one_waits_for_the_store_and_then_for_the_client(house:
         states = db.execute("SELECT state, maybe_sent FROM delivery ORDER BY state").fetchall()
     assert states == [("relayed", 0), ("returned", 0)], "what was known is known"
     house.sink.tap = None
-    again = await w.send([CEES, "bram2@example.nl"], mail, stream="orders")
+    again = await w.send([CEES, BRAM2], mail, stream="orders")
     assert again.startswith("250 "), again
     assert sum(len(m.recipients) for m in house.sink.messages) == 2, "each once"
 

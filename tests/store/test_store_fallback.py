@@ -3,15 +3,18 @@ meanwhile."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import contract_path
 import pytest
@@ -317,6 +320,131 @@ async def test_a_file_that_fails_is_no_trouble_of_the_store(
     assert len(await again.journal(ref="r1")) == 1
     assert not (tmp_path / "fallback").exists()
     await again.close()
+
+
+async def test_a_decision_from_before_an_opt_out_is_taken_again(both: Both) -> None:
+    """Without the store, too: a connection may have been waited for since the decision."""
+    both.down()
+    decided = replace(without("r1", "k1"), overlay=both.store._keep.overlay.seq)
+    who = decided.rows[0].subject
+    assert await both.store.oppose(event("o1", who)) is Added.KEPT
+    assert (await both.store.claim(decided)).stale
+    assert not both.store._keep.copies.in_file("k1"), "nothing was begun"
+    again = replace(decided, overlay=both.store._keep.overlay.seq)
+    assert only(await both.store.claim(again)).fate is Fate.CLAIMED, "decided with it"
+    await both.store.oppose(event("o2", BRAM))
+    other = replace(without("r3", "k3"), overlay=again.overlay)
+    assert only(await both.store.claim(other)).fate is Fate.CLAIMED, "of somebody else"
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Set to [True]: nothing more fits on the disk of the fallback file."""
+    full: list[bool] = [False]
+    real = os.write
+
+    def write(descriptor: int, octets: bytes) -> int:
+        if full[0] and bytes(octets[:4]) == b"SLR1":
+            raise OSError(28, "No space left on device")
+        return real(descriptor, octets)
+
+    monkeypatch.setattr("proxy.fallback.file.os.write", write)
+    yield full
+    full[0] = False
+
+
+@pytest.mark.parametrize("in_store", [False, True], ids=["in-file", "in-store"])
+async def test_a_retry_is_not_answered_by_a_result_that_is_not_durable(
+    both: Both, unsynced: list[bool], in_store: bool
+) -> None:
+    new = intake("r1", row("k1", person("r1"), marketing=False)) if in_store else None
+    fate = only(await both.store.claim(new)) if new else None
+    both.down()
+    fate = fate or await both.begin("r1", "k1")
+    unsynced[0] = True
+    with pytest.raises(StoreUnavailable):
+        await both.store.record([outcome(fate)])
+    assert (await both.begin("r2", "k1")).fate is Fate.BUSY, "a crash would forget the result"
+    unsynced[0] = False
+    await both.store.record([outcome(fate)])
+    answered = await both.begin("r3", "k1")
+    assert (answered.fate, answered.ref) == (Fate.ANSWERED, "r1")
+
+
+async def test_a_merge_makes_a_result_durable_too(both: Both, unsynced: list[bool]) -> None:
+    both.down()
+    fate = await both.begin("r1", "k1")
+    unsynced[0] = True
+    with pytest.raises(StoreUnavailable):
+        await both.store.record([outcome(fate, Result.TEMPORARY)])
+    await both.up()
+    both.down()
+    unsynced[0] = False
+    assert (await both.begin("r2", "k1")).fate is Fate.CLAIMED
+
+
+async def test_a_result_that_can_be_written_nowhere_is_held_once(
+    both: Both, unsynced: list[bool]
+) -> None:
+    """It is handed in again and again; what is kept of it must not grow."""
+    fate = only(await both.store.claim(intake("r1", row("k1"))))
+    both.down()
+    unsynced[0] = True
+    for _ in range(20):
+        with pytest.raises(StoreUnavailable):
+            await both.store.record([outcome(fate)])
+    assert both.store.pending()[0] == 1
+    await both.up()
+    [entry] = await both.store.journal(ref="r1")
+    assert entry.state is State.RELAYED
+    assert both.store.pending() == (0, None)
+
+
+async def test_two_merges_at_once_take_away_no_opt_out_that_came_between(
+    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is known by how many records it has: as many are in it again after the first."""
+    both.down()
+    await both.store.oppose(event("o1"))
+    real = SqliteStore.merge
+    first, second = asyncio.Event(), asyncio.Event()
+    turns = [first, second]
+
+    async def slow(self: SqliteStore, *kept: Any) -> object:
+        merged = await real(self, *kept)
+        await turns.pop(0).wait()
+        return merged
+
+    monkeypatch.setattr(SqliteStore, "merge", slow)
+    merging = [asyncio.create_task(both.store._merge()) for _ in range(2)]
+    first.set()
+    await merging[0]
+    assert not (tmp_path / "fallback").exists()
+    await both.store.oppose(event("o2", BRAM))
+    second.set()
+    await merging[1]
+    known = (await both.inner.lookup([BRAM])).known[BRAM]
+    assert known.events or (tmp_path / "fallback").exists(), "a kill now would forget it"
+
+
+async def test_a_file_whose_name_may_be_lost_acknowledges_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory's sync failed: what is synced in the file is gone after a power loss."""
+    store = over(tmp_path, down=True)
+    await store.start()
+    real = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    for _ in range(2):
+        with pytest.raises(StoreDown):
+            await store.oppose(event("o1"))
+    await store.close()
 
 
 async def test_a_run_that_was_replaced_sends_nothing(both: Both, tmp_path: Path) -> None:
