@@ -7,6 +7,7 @@ is told.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -22,7 +23,13 @@ from proxy.copies import Outgoing
 from proxy.delivery.outbox import Tried
 from proxy.delivery.schedule import schedule
 from proxy.delivery.upstream import Connection, Given, Pool
-from proxy.errors import StoreDown, StoreError, StoreUnavailable, UpstreamUnavailable
+from proxy.errors import (
+    StoreDown,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    UpstreamUnavailable,
+)
 from proxy.judge import Asked, Case, Judge
 from proxy.keys import Keys
 from proxy.mail import Mail, Reader
@@ -51,6 +58,9 @@ from proxy.telemetry import LOST, Telemetry
 
 #: A newer event may overtake a decision; each round reads it.
 _ROUNDS = 8
+
+#: How long to wait before a failure is handed to a store in trouble once more, in seconds.
+_STORE_PAUSE = 0.25
 
 _STALE = "451 4.4.7 decided again before it was sent"
 
@@ -220,9 +230,14 @@ class Resender:
                 taken = await self._store.take(await self._decided(owed, mail, case, seen))
                 if not taken.stale:
                     [fate] = taken.fates
-                    await self._follow(mail, case, fate, connection, dot_by)
-                    return Tried.DONE
-        raise StoreUnavailable("newer events overtook every decision")
+                    given = await self._follow(mail, case, fate, connection, dot_by)
+                    break
+            else:
+                raise StoreUnavailable("newer events overtook every decision")
+        # The connection is given back: what was said may have to wait for the store.
+        if given is not None:
+            await self._settle(mail, case, fate, given)
+        return Tried.DONE
 
     async def _decided(self, owed: Owed, mail: Mail, case: Case, seen: Snapshot) -> Take:
         """What the decision makes of the row."""
@@ -247,20 +262,21 @@ class Resender:
 
     async def _follow(
         self, mail: Mail, case: Case, fate: RowFate, connection: Connection, dot_by: float
-    ) -> None:
+    ) -> Given | None:
+        """What became of the attempt; None where none was begun."""
         if fate.fate is Fate.BUSY:
-            return
+            return None
         if fate.fate is Fate.ANSWERED:
             self._count(mail.class_source, mail.stream.id, "answered")
-            return
+            return None
         self._judge.count_one(case, mail.stream, mail.ref, own=is_own(mail.class_source))
         if fate.fate is Fate.CLAIMED:
             if fate.ambiguous_retry:
                 self._telemetry.ambiguous_retry()
-            given = await self._send(mail, case, fate, connection, dot_by)
-            await self._settle(mail, case, fate, given)
-        elif case.state is State.BLOCKED:
+            return await self._send(mail, case, fate, connection, dot_by)
+        if case.state is State.BLOCKED:
             self._count(mail.class_source, mail.stream.id, End.BLOCKED.value)
+        return None
 
     async def _send(
         self, mail: Mail, case: Case, fate: RowFate, connection: Connection, dot_by: float
@@ -323,10 +339,26 @@ class Resender:
             remote=given.remote,
             tried_at=now,
         )
-        notice = await self._notices.about(mail, [lost])
-        if await self._store.settle(Settlement(outcomes=(outcome,), notice=notice, at=now)):
+        if await self._told(mail, outcome, lost):
             log.message_failed(ref=mail.ref, n=case.n, stream=mail.stream.id, why="refused")
             self._count(mail.class_source, mail.stream.id, LOST)
+
+    async def _told(self, mail: Mail, outcome: Outcome, lost: Lost) -> bool:
+        """Record a failure with its notice in one commit; False if the row is another's by now.
+
+        Beside a store in trouble neither can be written down, so both wait for it: forgotten, the
+        mail would be tried again once the attempt's lease is over.
+        """
+        while True:
+            try:
+                notice = await self._notices.about(mail, [lost])
+                settlement = Settlement(outcomes=(outcome,), notice=notice, at=outcome.at)
+                return bool(await self._store.settle(settlement))
+            except (StoreRefused, StoreDown):
+                raise
+            except StoreError as error:
+                log.store_failed(ref=mail.ref, operation="settle", error=str(error))
+                await asyncio.sleep(_STORE_PAUSE)
 
     async def _refused(self, owed: Owed, reply: Reply) -> None:
         """Today's configuration refuses the mail as a whole."""

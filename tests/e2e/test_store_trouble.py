@@ -27,6 +27,7 @@ pytest_plugins = ("running_sluis",)
 
 ANNA, BRAM, CEES = "anna@example.nl", "bram@example.nl", "cees@example.nl"
 BRAM2 = "bram2@example.nl"
+QUEUED = '[delivery]\nmode = "queued"'
 
 
 @dataclass
@@ -450,3 +451,62 @@ async def test_where_nothing_can_be_written_nothing_is_answered(house: House) ->
     await up(w)
     assert house.sink.messages == []
     assert (await w.send(ANNA, message())).startswith("550 5.7.1 suppressed")
+
+
+def failures(capfd: pytest.CaptureFixture[str], reply: str) -> int:
+    """How often `message.failed` was logged of a mail since the last look."""
+    ref = reply.rpartition("(ref ")[2].rstrip(")")
+    lines = capfd.readouterr().err.splitlines()
+    return sum("message.failed" in line and ref in line for line in lines)
+
+
+def locked_at_the_dot(house: House) -> AsyncExitStack:
+    """The store cannot be written from the next end of data on; until what comes back is closed."""
+    held = AsyncExitStack()
+
+    def tap(_: int, octets: bytes) -> None:
+        if octets.endswith(b"\r\n.\r\n"):
+            held.enter_context(house.locked())
+            house.sink.tap = None
+
+    house.sink.tap = tap
+    return held
+
+
+async def test_a_refusal_that_the_client_heard_is_merged_and_told_nobody_else(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    w = await prepared(house)
+    held = locked_at_the_dot(house)
+    house.sink.once(".", "550 5.7.0 no")
+    reply = await w.send(CEES, message("orders", message_id="o1"), stream="orders")
+    assert reply.startswith("550 5.7.0 no"), reply
+    await until(lambda: _is(house.kept))
+    await held.aclose()
+    await up(w)
+    row = await w.ended(reply)
+    assert (row.state, row.attempts) == (State.FAILED, 1)
+    assert (await w.sluis.store.unfinished()).counts == {}
+    assert failures(capfd, reply) == 0
+    assert house.sink.messages == []
+
+
+async def test_a_refusal_of_owed_mail_is_told_once_the_store_can_write_again(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It was answered 250, so a notice is due, in the commit that records the refusal."""
+    house.path.write_text(house.path.read_text().replace("[delivery]", QUEUED))
+    w = await prepared(house)
+    held = locked_at_the_dot(house)
+    house.sink.once(".", "550 5.7.0 no")
+    reply = await w.send(CEES, message("orders", message_id="o1"), stream="orders")
+    assert reply.startswith("250 2.0.0 queued"), reply
+    await until(lambda: _is(lambda: w.sluis.store.down is not None))
+    await held.aclose()
+    await up(w)
+    row = await w.ended(reply)
+    assert (row.state, row.attempts) == (State.FAILED, 1), "what upstream said is not asked again"
+    await house.sink.received(1)
+    [notice] = house.sink.messages
+    assert b"550 5.7.0 no" in notice.content
+    assert failures(capfd, reply) == 1
