@@ -402,6 +402,9 @@ def _bind(settings: Settings, key: str) -> socket.socket:
     # The protocol is named because asyncio sets TCP_NODELAY only where it is (performance.md 3).
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        # `[::]` is IPv4, too, whatever the system's default is: `check` counts on it.
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:
         bound.bind((host, int(port)))
     except OSError as error:

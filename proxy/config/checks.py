@@ -6,7 +6,7 @@ Every check yields (key, what, remedy).
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -218,10 +218,11 @@ def _upstream(key: str, upstream: Upstream, parts: Parts, files: bool) -> Iterat
         yield f"{key}.ca_file", problem, "name a PEM file with the authority's certificate"
 
 
-def _clash(one: str, two: str, key: str) -> str:
+def _clash(one: str, two: str, key: str, *, http: Collection[str] = ()) -> str:
     """How the address of `key`, `two`, keeps `one` from being listened on; "" where it does not.
 
-    `0.0.0.0` is every IPv4 address of the machine, `[::]` every IPv6 address.
+    `0.0.0.0` is every IPv4 address of the machine, `[::]` every IPv6 address, and where it is one
+    of `http` every IPv4 address, too.
     """
     (host, _, port), (other, _, other_port) = one.rpartition(":"), two.rpartition(":")
     if port != other_port or port == "0":
@@ -229,9 +230,11 @@ def _clash(one: str, two: str, key: str) -> str:
     if host == other:
         return f"is the same as {key}"
     everywhere = next((h for h in (host, other) if h in _ANY), "")
-    if not everywhere or ("[" in host) is not ("[" in other):
-        return ""
-    return f"has the port of {key}, {two}: {everywhere} is every address of the machine"
+    if everywhere and ("[" in host) is ("[" in other):
+        return f"has the port of {key}, {two}: {everywhere} is every address of the machine"
+    if any(address in http and address.startswith("[::]:") for address in (one, two)):
+        return f"has the port of {key}, {two}: [::] of HTTP is every IPv4 address, too"
+    return ""
 
 
 def _http(parts: Parts) -> Iterator[Finding]:
@@ -242,12 +245,15 @@ def _http(parts: Parts) -> Iterator[Finding]:
     if not development and not http.public_url.startswith("https://"):
         remedy = "write https:// (RFC 8058 demands it), or set server.development = true"
         yield "http.public_url", "is not https", remedy
-    if what := _clash(http.admin, http.public, "http.public"):
+    if what := _clash(
+        http.admin, http.public, "http.public", http=(http.admin, http.public)
+    ):
         remedy = "give them two ports: metrics and health are not for the public"
         yield "http.admin", what, remedy
     for key, address in (("http.public", http.public), ("http.admin", http.admin)):
         for n, listener in parts.listeners.items():
-            if what := _clash(address, listener.address, f"listeners.{n}.address"):
+            of = f"listeners.{n}.address"
+            if what := _clash(address, listener.address, of, http=(address,)):
                 yield key, what, "give SMTP and HTTP ports of their own"
 
 

@@ -164,6 +164,16 @@ CONTACT = 'contact = "privacy@acme.example"'
             "http.admin: has the port of listeners.0.address, 127.0.0.1:2525: 0.0.0.0 is every",
         ),
         (
+            URL,
+            f'{URL}\nadmin = "[::]:2525"',
+            "http.admin: has the port of listeners.0.address, 127.0.0.1:2525: [::] of HTTP is",
+        ),
+        (
+            URL,
+            f'{URL}\nadmin = "[::]:8080"',
+            "http.admin: has the port of http.public, 127.0.0.1:8080: [::] of HTTP is",
+        ),
+        (
             "[[upstreams]]",
             '[[listeners]]\naddress = "0.0.0.0:2525"\ntls = "none"\n'
             'trusted_networks = ["10.0.0.0/8"]\n[[upstreams]]',
