@@ -15,7 +15,7 @@ from proxy.config import Settings
 from proxy.config.checks import _clash
 from proxy.errors import ConfigError
 
-HOSTS = ("127.0.0.1", "0.0.0.0", "[::1]", "[::]")  # noqa: S104  compared
+HOSTS = ("127.0.0.1", "0.0.0.0", "[::1]", "[::]")
 
 
 def _has_ipv6() -> bool:
