@@ -1,4 +1,5 @@
-"""The countries there are: the officially assigned codes of ISO 3166-1 alpha-2 (249 of 2026)."""
+"""The countries there are: the officially assigned codes of ISO 3166-1 alpha-2 (249 of 2026), and
+Kosovo's."""
 
 from __future__ import annotations
 
@@ -33,9 +34,15 @@ _ASSIGNED = {
     "Z": "AMW",
 }
 
-CODES = frozenset(first + second for first, rest in _ASSIGNED.items() for second in rest)
+ASSIGNED = frozenset(first + second for first, rest in _ASSIGNED.items() for second in rest)
+
+#: Kosovo. Of the codes left to users the only one that all mean the same by: the European
+#: institutions, the register of IBANs, Unicode's CLDR, and so shops and their address forms.
+KOSOVO = "XK"
+
+CODES = ASSIGNED | {KOSOVO}
 
 #: Left to users by ISO 3166-1 section 8.1.3: each may mean anything by them.
 USER_ASSIGNED = frozenset(
     ["AA", "ZZ", *(f"Q{c}" for c in "MNOPQRSTUVWXYZ"), *(f"X{c}" for c in _LETTERS)]
-)
+) - {KOSOVO}

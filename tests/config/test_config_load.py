@@ -115,6 +115,12 @@ def test_a_stream_has_the_partial_of_delivery_unless_its_own(tmp_path: Path) -> 
     assert got.stream("b").partial == "accept-and-drop"
 
 
+def test_kosovo_has_a_code(tmp_path: Path) -> None:
+    text = MINIMAL.replace('country = "NL"', 'country = "XK"\ncandidate_countries = ["XK", "AL"]')
+    [sender] = load(write(tmp_path, text), {}).senders
+    assert (sender.country, sender.candidate_countries) == ("XK", ("XK", "AL"))
+
+
 def test_similar_groups_are_short_or_whole(tmp_path: Path) -> None:
     text = MINIMAL.replace(
         'contact = "privacy@acme.example"',
