@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,6 +32,7 @@ from proxy.config.packs import configured_packs
 from proxy.config.timing import lease
 from proxy.cores import together
 from proxy.data_dir import keys_path, make_data_dir, may_create_store, open_keys
+from proxy.delivery.authority import ends_of, next_end
 from proxy.delivery.outbox import Outbox, OutboxState
 from proxy.delivery.upstream import Pool
 from proxy.errors import ConfigError, StoreError
@@ -143,7 +144,7 @@ async def running(
         recovered = await store.start()
         api.store = store
 
-        pool = Pool(settings.upstreams, hostname=settings.server.hostname, telemetry=telemetry)
+        pool = _pool(settings, telemetry, clock)
         stack.push_async_callback(pool.close)
         state = OutboxState(settings.delivery, data_dir)
         gate = Gate(
@@ -285,6 +286,20 @@ async def _listen(
         if entry.tls != "none":
             telemetry.certificate(entry.address, partial(_end_of, listener))
     return listeners
+
+
+def _pool(settings: Settings, telemetry: Telemetry, clock: Callable[[], datetime]) -> Pool:
+    """The upstreams. The authorities that it reads now stay in use until the next start."""
+    pool = Pool(settings.upstreams, hostname=settings.server.hostname, telemetry=telemetry)
+    for upstream in settings.upstreams:
+        if upstream.ca_file is not None and upstream.verify and upstream.tls != "none":
+            ends = ends_of(upstream.ca_file)
+            telemetry.authority(upstream.name, partial(_next_end, ends, clock))
+    return pool
+
+
+def _next_end(ends: Sequence[float], clock: Callable[[], datetime]) -> float:
+    return next_end(ends, clock().timestamp())
 
 
 def _end_of(listener: RunningListener) -> float:

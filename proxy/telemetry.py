@@ -139,14 +139,7 @@ class Telemetry:
         rest: Callable[[Labels], Labels] = lambda labels: labels,
     ) -> Counters:
         return Counters(
-            f"sluis_{name}",
-            text,
-            labels,
-            self._registry,
-            close,
-            most=most,
-            spare=spare,
-            rest=rest,
+            f"sluis_{name}", text, labels, self._registry, close, most=most, spare=spare, rest=rest
         )
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
@@ -176,6 +169,9 @@ class Telemetry:
         for listener in settings.listeners[:_NAMED]:
             if listener.tls != "none":
                 self._ends.labels(listener.address).set(math.nan)
+        self._authorities = self._gauge(
+            "authority_expires_timestamp_seconds", "When the next authority ends.", ("upstream",)
+        )
         outbox = self._gauge("outbox_messages", "Unfinished mails by state.", ("state",))
         self._outbox = {state: outbox.labels(state) for state in OUTBOX_STATES}
         self._oldest = self._gauge("outbox_oldest_seconds", "Age of the oldest unfinished mail.")
@@ -438,6 +434,11 @@ class Telemetry:
         """`ends` gives the Unix time at which the certificate in use at `listener` ends."""
         if listener in self._listeners:
             self._ends.labels(listener).set_function(ends)
+
+    def authority(self, upstream: str, ends: Callable[[], float]) -> None:
+        """`ends` gives the Unix time at which the next authority in the `ca_file` ends."""
+        if upstream in self._upstreams:
+            self._authorities.labels(upstream).set_function(ends)
 
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop was."""

@@ -1,8 +1,10 @@
-"""The end of a listener's certificate is on `/metrics`, and follows a renewal."""
+"""The ends of certificates are on `/metrics`: of a listener's, which follows a renewal, and of an
+upstream's authorities."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import urllib.request
 from collections.abc import Callable, Coroutine
@@ -11,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from running_sluis import World
 
+from proxy.delivery.authority import ends_of, next_end
 from proxy.smtp import certificates
 
 pytest_plugins = ("running_sluis",)
 
 Make = Callable[..., Coroutine[Any, Any, World]]
 
-FAMILY = re.compile(r'^sluis_certificate_expires_timestamp_seconds\{listener="(.+)"\} (\S+)$', re.M)
+FAMILY = re.compile(r'^sluis_(\w+)_expires_timestamp_seconds\{\w+="(.+)"\} (\S+)$', re.M)
 
 
 def issue(tmp_path: Path, days: int) -> float:
@@ -31,10 +37,31 @@ def issue(tmp_path: Path, days: int) -> float:
     return until.timestamp()
 
 
-async def gauge(world: World) -> list[tuple[str, float]]:
+def authority(tmp_path: Path, days: int) -> float:
+    """Another certificate of an authority in `ca.pem`, and its end as above."""
+    until = (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"Acme {days}")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(days)
+        .not_valid_before(until - timedelta(days=1000))
+        .not_valid_after(until)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    with (tmp_path / "ca.pem").open("ab") as file:
+        file.write(made.public_bytes(serialization.Encoding.PEM))
+    return until.timestamp()
+
+
+async def gauge(world: World, kind: str = "certificate") -> list[tuple[str, float]]:
     url = f"http://127.0.0.1:{world.sluis.admin_port}/metrics"
     read = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=30).read().decode())
-    return [(name, float(value)) for name, value in FAMILY.findall(read)]
+    return [(name, float(value)) for what, name, value in FAMILY.findall(read) if what == kind]
 
 
 async def test_the_end_is_told_and_follows_a_renewal(world: Make, tmp_path: Path) -> None:
@@ -50,4 +77,36 @@ async def test_the_end_is_told_and_follows_a_renewal(world: Make, tmp_path: Path
 
 
 async def test_without_tls_there_is_none(world: Make) -> None:
-    assert await gauge(await world()) == []
+    w = await world()
+    assert await gauge(w) == await gauge(w, "authority") == []
+
+
+async def test_the_next_end_of_an_authority_is_told(world: Make, tmp_path: Path) -> None:
+    """Of a new one beside an old one: first the old one's, and once that is over the new one's."""
+    ends = [authority(tmp_path, days) for days in (400, 20)]
+    now = datetime.now(UTC)
+    later = timedelta()
+    w = await world(
+        edit=lambda t: t.replace('tls = "none"', 'tls = "starttls"\nca_file = "ca.pem"', 1),
+        clock=lambda: datetime.now(UTC) + later,
+    )
+    assert ends[0] > ends[1] > now.timestamp()
+    name = w.settings.upstreams[0].name
+    assert await gauge(w, "authority") == [(name, ends[1])]
+    later = timedelta(days=21)
+    assert await gauge(w, "authority") == [(name, ends[0])]
+    later = timedelta(days=500)
+    assert await gauge(w, "authority") == [(name, ends[0])], "ended: the alert's time is negative"
+
+
+async def test_where_nothing_is_verified_no_authority_counts(world: Make, tmp_path: Path) -> None:
+    authority(tmp_path, 20)
+    told = 'tls = "starttls"\nverify = false\nca_file = "ca.pem"'
+    w = await world(edit=lambda t: t.replace('tls = "none"', told, 1))
+    assert await gauge(w, "authority") == []
+
+
+def test_a_file_that_holds_none_tells_none(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    assert ends_of(tmp_path / "ca.pem") == ends_of(tmp_path / "missing.pem") == ()
+    assert math.isnan(next_end((), 0.0))

@@ -8,6 +8,7 @@ import json
 import re
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -54,7 +55,7 @@ certificate = "cert.pem"
 key = "key.pem"
 [[upstreams]]
 address = "127.0.0.1:{upstream}"
-tls = "none"
+ca_file = "ca.pem"
 [http]
 public = "127.0.0.1:0"
 public_url = "http://mail.acme.example"
@@ -127,12 +128,12 @@ def get(url: str, data: bytes | None = None) -> bytes:
 
 
 @contextlib.contextmanager
-def upstream() -> Iterator[Sink]:
+def upstream(tls: ssl.SSLContext) -> Iterator[Sink]:
     """A sink that takes every mail, on a loop in a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    sink = Sink()
+    sink = Sink(tls=tls)
     try:
         asyncio.run_coroutine_threadsafe(sink.start("127.0.0.1", 0), loop).result(10)
         yield sink
@@ -200,8 +201,12 @@ def traffic(smtp: int, public: int, sink: Sink) -> None:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     top = tmp_path_factory.mktemp("watched")
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(upstream())
-        issued = trustme.CA().issue_cert("localhost")
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(top / "ca.pem"))
+        issued = authority.issue_cert("localhost", "127.0.0.1")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        issued.configure_cert(context)
+        sink = stack.enter_context(upstream(context))
         (top / "cert.pem").write_bytes(b"".join(p.bytes() for p in issued.cert_chain_pems))
         (top / "key.pem").write_bytes(issued.private_key_pem.bytes())
         config = top / "sluis.toml"

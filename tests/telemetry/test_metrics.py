@@ -130,6 +130,7 @@ def exercise(metrics: Telemetry, streams: int, strange: str = "") -> None:
     for listener in range(40):
         metrics.connection_opened(strange or f"127.0.0.1:{2500 + listener}")
         metrics.upstream(strange or f"relay{listener}.acme.example:25", True)
+        metrics.authority(strange or f"relay{listener}.acme.example:25", lambda: 1.0)
     for n in range(40):
         metrics.store_error(f"{strange}{n}")
     metrics.bounce(strange or "soft")
@@ -154,6 +155,7 @@ def test_the_document_lists_every_family_with_type_and_labels(tmp_path: Path) ->
     metrics = made(tmp_path, 3)
     metrics.packs(PACKS)
     metrics.certificate("127.0.0.1:2500", lambda: 1.0)
+    metrics.authority("relay0.acme.example:25", lambda: 1.0)
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(sluis_[a-z_]+)` \| (\w+) \|\s*(.*?)\s*\| .+ \|$", text, re.M)
     documented = {
