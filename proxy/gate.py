@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -20,6 +20,7 @@ from policy.model import Verdict, Via
 from policy.pack import Packs
 from proxy import log
 from proxy.answer import End, Ending, answer
+from proxy.awaited import Answers
 from proxy.complaints import take_report
 from proxy.config import Settings
 from proxy.content import Content
@@ -134,7 +135,7 @@ class Gate:
             monotonic=monotonic,
         )
         self._queued: dict[tuple[str, str], bool] = {}  # by stream and listener
-        self._tasks: set[asyncio.Task[Reply]] = set()
+        self._answers = Answers()
 
     # -- 1, 2: MAIL and RCPT ---------------------------------------------------------------------
 
@@ -198,10 +199,8 @@ class Gate:
         until = loop.time() + self._inline_wait
         turn = Turn()
         task = loop.create_task(self._answer(envelope, content, until, turn))
-        self._tasks.add(task)
-        ref = envelope.ref
-        late = partial(self._take_over, turn, task, ref)
-        return _Awaited(task, self._tasks, late, until + _A_MOMENT).said
+        late = partial(self._take_over, turn, task, envelope.ref)
+        return self._answers.begin(task, late, until + _A_MOMENT)
 
     async def attempt(self, due: Due) -> Tried:
         """One more try of mail that is owed, decided again; for the outbox worker."""
@@ -235,8 +234,7 @@ class Gate:
 
     async def drain(self) -> None:
         """Wait until every transaction in progress has its outcome."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._answers.drain()
 
     async def _answer(
         self, envelope: Envelope, content: Content, until: float, turn: Turn
@@ -364,56 +362,6 @@ class Gate:
         if not taken:
             return Reply(550, "5.6.0", "no valid unsubscribe token in the subject")
         return Reply(250, "2.0.0", f"opt-out recorded (ref {envelope.ref})")
-
-
-class _Awaited:
-    """The answer to one mail: what its task ends with, or from `until` (loop time) on what `late`
-    makes of it. Whoever cancels the answer, `said`, stops nothing.
-
-    No part of it may hold another in a circle: the message's room is given back when it is gone.
-    """
-
-    __slots__ = ("_late", "_task", "_tasks", "_timer", "said")
-
-    def __init__(
-        self,
-        task: asyncio.Task[Reply],
-        tasks: set[asyncio.Task[Reply]],
-        late: Callable[[], Coroutine[None, None, Reply]],
-        until: float,
-    ) -> None:
-        loop = task.get_loop()
-        self.said: asyncio.Future[Reply] = loop.create_future()
-        self._task = task
-        self._tasks = tasks
-        self._late = late
-        self._timer: asyncio.TimerHandle | None = loop.call_at(until, self._over)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[Reply]) -> None:
-        self._tasks.discard(task)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self.said.done():
-            return
-        if task.cancelled():
-            self.said.cancel()
-        elif (error := task.exception()) is not None:
-            self.said.set_exception(error)
-        else:
-            self.said.set_result(task.result())
-
-    def _over(self) -> None:
-        self._timer = None
-        task, tasks = self._task, self._tasks
-        if task.done():
-            return
-        task.remove_done_callback(self._ended)
-        task.add_done_callback(tasks.discard)
-        other = task.get_loop().create_task(self._late())
-        tasks.add(other)
-        other.add_done_callback(self._ended)
 
 
 def _waiting(ruling: Ruling, mail: Mail) -> Intake:

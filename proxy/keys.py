@@ -13,6 +13,7 @@ rotate: the newest seals, all open, for ever, because a link in an old mail must
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import errno
 import fcntl
@@ -44,6 +45,7 @@ LONGEST_TOKEN = 600
 TAG_BYTES = 16
 
 _NOT_OURS = "not one of our tokens"
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
 
 _HEAD = """\
 # The keys of this Sluis. Whoever has this file can make opt-out links and trace pseudonyms.
@@ -108,7 +110,8 @@ class Keys:
         """
         key_id = self._newest
         sealed = self._boxes[key_id].encrypt(payload, [purpose.encode(), key_id.encode()])
-        return f"{key_id}.{base64.urlsafe_b64encode(sealed).rstrip(b'=').decode()}"
+        text = binascii.b2a_base64(sealed, newline=False).translate(_URLSAFE)
+        return f"{key_id}.{text.rstrip(b'=').decode()}"
 
     def sealed_length(self, octets: int) -> int:
         """The characters of a token of a payload of so many octets."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -20,6 +21,12 @@ Labels = tuple[str, ...]
 OTHER = "other"
 
 _lock = threading.Lock()
+
+
+@lru_cache(maxsize=512)
+def reply_labels(command: str, code: int) -> Labels:
+    """A command and the code of its reply as labels."""
+    return command.lower(), str(code)
 
 
 class Counters(Collector):

@@ -25,7 +25,7 @@ from prometheus_client.exposition import choose_encoder
 
 from policy.model import Category, Reason, Severity, Verdict, Via
 from proxy.config import Sender, Settings, Stream
-from proxy.meters import OTHER, Counters, Histogram, Labels
+from proxy.meters import OTHER, Counters, Histogram, Labels, reply_labels
 
 NONE = "none"
 
@@ -356,7 +356,7 @@ class Telemetry:
 
     def reply(self, command: str, code: int) -> None:
         """We answered a command."""
-        self._replies.add((command.lower(), str(code)))
+        self._replies.add(reply_labels(command, code))
 
     def optout(self, stream: str, via: str, seconds: float) -> None:
         """An opt-out was committed `seconds` after it arrived."""

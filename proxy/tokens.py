@@ -15,6 +15,7 @@ from proxy.keys import LONGEST_TOKEN, TAG_BYTES, Keys
 _PURPOSE = "unsubscribe"
 _FORM = 1  # first byte of the payload; then four parts, each after its length in one byte
 _PAD = b"\x00"
+_TOO_LONG = "an id or address of a token is over 255 octets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,16 @@ def _begun(sender: str, stream: str) -> bytes:
 def _part(text: str) -> bytes:
     octets = text.encode()
     if len(octets) > 255:
-        raise ValueError("an id or address of a token is over 255 octets")
+        raise ValueError(_TOO_LONG)
     return b"%c%b" % (len(octets), octets)
 
 
 def _payload(keys: Keys, optout: OptOut) -> bytes:
     begun = _begun(optout.sender, optout.stream)
-    payload = begun + _part(optout.ref) + _part(optout.address)
+    ref, address = optout.ref.encode(), optout.address.encode()
+    if len(ref) > 255 or len(address) > 255:
+        raise ValueError(_TOO_LONG)
+    payload = b"%b%c%b%c%b" % (begun, len(ref), ref, len(address), address)
     if (len(payload) + TAG_BYTES) % 3 == 0:
         # Whole base64 groups may end in "-" or "_", which what turns text into links may leave out.
         payload += _PAD

@@ -80,9 +80,11 @@ class Channel(asyncio.Protocol):
             self._replies.feed(data)
         except wire.GarbageError as error:
             garbage = error
-        while self._replies.ready:
-            answer = self._replies.ready.popleft()
-            self.closing = self.closing or answer.code == 421
+        ready = self._replies.ready
+        while ready:
+            answer = ready.popleft()
+            if answer.code == 421:
+                self.closing = True
             if self._due:
                 self._due -= 1
                 self._answers.append(answer)

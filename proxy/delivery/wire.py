@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.content import Piece
 from proxy.replies import printable
@@ -30,8 +30,7 @@ class GarbageError(ValueError):
     """The peer sent something that is no SMTP reply; `str()` says what, without quoting it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """One reply of the peer. `lines` are the texts after the code, one per line, as received."""
 
     code: int
@@ -82,25 +81,38 @@ class Replies:
         """Read `data`. Raises `GarbageError`; complete replies before it stay in `ready`."""
         buffer = self._buffer + data if self._buffer else data
         self._buffer = b""
-        start = 0
-        while (end := buffer.find(b"\n", start)) >= 0:
-            if end - start > LINE:
-                raise GarbageError("reply line too long")
+        start, size = 0, len(buffer)
+        while start < size:
             match = _REPLY_LINE.match(buffer, start)
             if match is None:
-                raise GarbageError("no reply code, or a bare CR or LF")
-            start = match.end()
-            self._take(match)
-        if len(buffer) - start > LINE:
-            raise GarbageError("reply line too long")
-        self._buffer = buffer[start:]
+                break
+            end = match.end()
+            if end - start > LINE + 1:
+                raise GarbageError("reply line too long")
+            start = end
+            code, separator, text = match.groups(b"")
+            if separator == b"-" or self._lines:
+                self._take(code, separator, text)
+            else:
+                self.ready.append(Answer(int(code), (text,)))
+        if start < size:
+            self._keep(buffer[start:])
 
-    def _take(self, match: re.Match[bytes]) -> None:
-        code, separator, text = match.groups()
+    def _keep(self, rest: bytes) -> None:
+        """What is no line of a reply, or not yet."""
+        end = rest.find(b"\n")
+        if end > LINE or (end < 0 and len(rest) > LINE):
+            raise GarbageError("reply line too long")
+        if end >= 0:
+            raise GarbageError("no reply code, or a bare CR or LF")
+        self._buffer = rest
+
+    def _take(self, code: bytes, separator: bytes, text: bytes) -> None:
+        """A line of a reply that has several."""
         if self._lines and code != self._code:
             raise GarbageError("reply code changes within a reply")
         self._code = code
-        self._lines.append(text or b"")
+        self._lines.append(text)
         if separator == b"-":
             if len(self._lines) >= LINES:
                 raise GarbageError("reply of too many lines")

@@ -57,7 +57,7 @@ class House:
         self.session_seconds = settings.limits.session_timeout.total_seconds()
         self.certificate = Certificate(listener)
         self._connections: set[Connection] = set()
-        self._works: set[asyncio.Future[Reply]] = set()
+        self._works: dict[asyncio.Future[Reply], asyncio.Future[Reply]] = {}
         self._empty = asyncio.Event()
         self._leaving = asyncio.Event()
         self._closing = False
@@ -158,24 +158,28 @@ class House:
             work.cancel()
         self._authenticator.close()
 
-    async def _work(self, work: Awaitable[Reply]) -> Reply:
-        """Await what must not end with a connection; `drain` waits for it."""
+    def _work(self, work: Awaitable[Reply]) -> asyncio.Future[Reply]:
+        """The result of what must not end with a connection; `drain` waits for it."""
         task = asyncio.ensure_future(work)
-        over: asyncio.Future[None] = self.loop.create_future()
+        # Not the task itself: who is cancelled while awaiting it would cancel it.
+        self._works[task] = said = self.loop.create_future()
+        task.add_done_callback(self._worked)
+        return said
 
-        def worked(_: object) -> None:
-            self._works.discard(task)
-            if self._closing:
-                self._look_around()
-            if not over.done():
-                over.set_result(None)
-            elif not task.cancelled():
-                task.exception()  # the client is gone, and nobody asks
-
-        self._works.add(task)
-        task.add_done_callback(worked)
-        await over  # not the task itself: who is cancelled here would cancel it
-        return task.result()
+    def _worked(self, task: asyncio.Future[Reply]) -> None:
+        said = self._works.pop(task)
+        if self._closing:
+            self._look_around()
+        if task.cancelled():
+            said.cancel()
+            return
+        error = task.exception()
+        if said.done():
+            return  # the client is gone, and nobody asks
+        if error is not None:
+            said.set_exception(error)
+        else:
+            said.set_result(task.result())
 
     def _look_around(self) -> None:
         if self._closing and not self._connections and not self._works:

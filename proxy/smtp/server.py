@@ -63,7 +63,8 @@ class RelaySMTP(SMTP):
     def __init__(self, house: House) -> None:
         super().__init__(_NO_HOOKS, hostname=house.hostname, loop=house.loop)
         self._house = house
-        self._in = bytearray()
+        self._in = b""  # what came, as it came
+        self._at = 0  # octets of it that were asked for already
         self._more_came: asyncio.Future[None] | None = None
         self._ended = self._choked = False
         self._lines = 0  # since others had their turn
@@ -91,7 +92,7 @@ class RelaySMTP(SMTP):
         transport = cast("asyncio.Transport", transport)
         if self._raw is not None:
             self.tls = True
-            self._in.clear()  # what came in clear is not this client's
+            self._in, self._at = b"", 0  # what came in clear is not this client's
             super().connection_made(transport)
             return None
         self._raw = transport
@@ -213,57 +214,75 @@ class RelaySMTP(SMTP):
     @property
     def pending(self) -> bool:
         """Whether the client has sent more than was asked for yet."""
-        return bool(self._in)
+        return self._at < len(self._in)
 
     def say(self, octets: bytes) -> None:
         """Queue output."""
         self._out += octets
 
-    async def flush(self) -> None:
-        """Send what is queued."""
-        if self._out and self.transport is not None:
-            self.transport.write(bytes(self._out))
-            self._out.clear()
-            if self._paused:  # type: ignore[attr-defined]
-                try:
-                    await self._drain_helper()  # type: ignore[attr-defined]
-                except OSError as error:
-                    raise Gone from error
+    def _send(self) -> bool:
+        """Hand over what is queued; whether the transport has enough for now."""
+        if not self._out or self.transport is None:
+            return False
+        out, self._out = self._out, bytearray()
+        self.transport.write(out)
+        return bool(self._paused)  # type: ignore[attr-defined]
+
+    async def _drain(self) -> None:
+        try:
+            await self._drain_helper()  # type: ignore[attr-defined]
+        except OSError as error:
+            raise Gone from error
+
+    def line_at_hand(self) -> bytes | None:
+        """What `line` would give, if without waiting for the client or for others' turn."""
+        held, at = self._in, self._at
+        if not held or self._lines >= _TURN - 1 or len(self._out) > _OUT_MAX:
+            return None
+        end = held.find(b"\n", at) + 1
+        if not end:
+            return None
+        self._lines += 1
+        if end == len(held):
+            self._in, self._at = b"", 0
+        else:
+            self._at = end
+        return held[at:end]
 
     async def line(self, wait: float) -> bytes:
         """The next octets up to and with LF."""
         self._wait_until(self.loop.time() + wait)
-        if len(self._out) > _OUT_MAX:
-            await self.flush()
-        start, held = 0, self._in
+        if len(self._out) > _OUT_MAX and self._send():
+            await self._drain()
+        looked = 0
         while True:
-            end = held.find(b"\n", start) + 1
+            held, at = self._in, self._at
+            end = held.find(b"\n", at + looked) + 1
             if end:
-                line = bytes(held) if end == len(held) else bytes(held[:end])
-                del held[:end]
+                self._in, self._at = (b"", 0) if end == len(held) else (held, end)
                 self._lines += 1
                 if self._lines >= _TURN:
                     self._lines = 0
                     await asyncio.sleep(0)
-                return line
-            start = len(held)
-            if start > _LINE_MAX:
+                return held[at:end]
+            looked = len(held) - at
+            if looked > _LINE_MAX:
                 raise EndlessLine
-            if self._out:
-                await self.flush()
-            if len(held) == start:
+            if self._out and self._send():
+                await self._drain()
+            if self._in is held:
                 await self._more()
 
     async def read(self, deadline: float) -> bytes:
-        """The next octets, at least one."""
+        """The next octets, at least one; as they came, not copied, where none came before."""
         if not self._in:
             self._wait_until(deadline)
-            if self._out:
-                await self.flush()
+            if self._out and self._send():
+                await self._drain()
             while not self._in:
                 await self._more()
-        octets = bytes(self._in)
-        self._in.clear()
+        octets = self._in[self._at :]
+        self._in, self._at = b"", 0
         return octets
 
     async def hush(self) -> None:
@@ -273,14 +292,19 @@ class RelaySMTP(SMTP):
 
     def give_back(self, octets: bytes) -> None:
         """Octets read too far; they come first next time."""
-        self._in[:0] = octets
+        self._in, self._at = octets + self._in[self._at :], 0
 
     def _take_in(self, octets: bytes) -> None:
-        self._in += octets
-        if len(self._in) > _IN_MAX and not self._choked and self.transport is not None:
+        if self._in:
+            octets = self._in[self._at :] + octets
+            self._at = 0
+        self._in = octets
+        if len(octets) > _IN_MAX and not self._choked and self.transport is not None:
             self._choked = True
             self.transport.pause_reading()
-        self._wake()
+        came = self._more_came
+        if came is not None and not came.done():
+            came.set_result(None)
 
     def _wake(self) -> None:
         if self._more_came is not None and not self._more_came.done():
@@ -303,9 +327,10 @@ class RelaySMTP(SMTP):
         self._deadline = math.inf
 
     def _wait_until(self, deadline: float) -> None:
-        self._deadline = min(deadline, self._ends_at)
-        if self._deadline < self._alarm_at:
-            self._set_alarm(self._deadline)
+        deadline = min(deadline, self._ends_at)
+        self._deadline = deadline
+        if deadline < self._alarm_at:
+            self._set_alarm(deadline)
 
     def _set_alarm(self, at: float) -> None:
         if self._timeout_handle is not None:
@@ -333,8 +358,7 @@ class RelaySMTP(SMTP):
     async def start_tls(self) -> bool:
         """Change to TLS after STARTTLS was answered."""
         transport = cast("asyncio.Transport", self.transport)
-        transport.write(bytes(self._out))
-        self._out.clear()
+        self._send()
         self.hold()
         # No await since `pending` was asked: nothing can come in between.
         waiter = self._layer_tls(transport)

@@ -73,13 +73,9 @@ class Session:
                 self._end(replies.SHUTTING_DOWN)
                 break
             try:
-                self.waiting = True
-                try:
-                    line = await self._wire.line(self._patience)
-                finally:
-                    self.waiting = False
-                if self._over:  # it came as we said goodbye
-                    return
+                line = self._wire.line_at_hand()
+                if line is None:
+                    line = await self._line()
                 if (answer := self._take(line)) is not None:
                     await answer
                 if self._errors_left < self._errors_before:

@@ -48,8 +48,8 @@ class Wire(Protocol):
         """Queue output."""
         ...
 
-    async def flush(self) -> None:
-        """Send what is queued."""
+    def line_at_hand(self) -> bytes | None:
+        """What `line` would give, if without waiting for the client or for others' turn."""
         ...
 
     async def line(self, wait: float) -> bytes:

@@ -47,7 +47,7 @@ async def test_retries_of_what_is_owed_do_not_pile_up(world: Make) -> None:
         assert reply.startswith("250 2.0.0 queued"), reply
 
     async def alone() -> bool:
-        return len(w.sluis.gate._tasks) == 1
+        return len(w.sluis.gate._answers._tasks) == 1
 
     await until(alone)
     w.sink.say(b"250 2.0.0 taken\r\n")
