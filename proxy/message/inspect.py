@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 import secrets
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import chain
 from urllib.parse import unquote
 
 from policy.model import Unsubscribe
@@ -34,11 +33,22 @@ _ASCII_OTHERS = bytes(n for n in range(128) if not chr(n).isalnum())
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 # What an opt-out may lead to, and what keeps the words of two links apart.
 _WORKING = ("https:", "mailto:")
+_SCHEME = len("mailto:")
+_ENDS_SCHEME = tuple("sSpPoO\u017f")
 _APART = "\n|||||\n"
 #: Stands for the token of a placeholder: for whomever the copy is. No mail can hold it.
 ANYONE = f"~{secrets.token_hex(16)}"
 # Canonical ordering of combining marks is quadratic in their number: normalised piece by piece.
 _PIECE = 256
+# As they are compared: ASCII in small letters, all white space a space.
+_ASCII = bytes(range(128))
+_FOLD = bytes(32 if chr(n).isspace() else ord(chr(n).lower()) for n in range(128)) + bytes(
+    range(128, 256)
+)
+# Characters that join no other one, but for the combining marks among them; and how many different
+# ones of a text are replaced one after another.
+_APART_FROM = ((0x80, 0x300), (0x370, 0x530), (0x1E00, 0x2C00), (0x1F000, 0x1FB00))
+_FEW = 64
 # All that `str.split` parts words at, but for the space itself; none is above U+3000.
 _SPACES = tuple(c for c in map(chr, range(0x3001)) if c.isspace() and c != " ")
 _FOLDED = 3 << 18
@@ -180,17 +190,61 @@ def fake_reply(header: Header) -> bool:
 
 def fold(text: str) -> str:
     """NFKC and casefold, white space collapsed: how names and words are compared."""
-    if not text.isascii():
-        pieces: list[str] = []
-        room = _FOLDED
-        for at in range(0, len(text), _PIECE):
-            # One character may become eighteen; what is beyond the bound is not looked at.
-            if room <= 0:
-                break
-            pieces.append(unicodedata.normalize("NFKC", text[at : at + _PIECE]))
-            room -= len(pieces[-1])
-        text = "".join(pieces)[:_FOLDED]
-    return _single_spaced(text.casefold())
+    if text.isascii():
+        octets = text.encode("ascii").translate(_FOLD)
+        while b"  " in octets:
+            octets = octets.replace(b"  ", b" ")
+        return octets.strip(b" ").decode("ascii")
+    folded = _folded_by_character(text)
+    return _folded_by_piece(text) if folded is None else folded
+
+
+def _folded_by_character(text: str) -> str | None:
+    """As `_folded_by_piece`, for a text with few characters beyond ASCII, of which none joins
+    another; else None.
+    """
+    octets = text.encode("utf-8", "surrogatepass")
+    beyond = set(octets.translate(None, _ASCII).decode("utf-8", "surrogatepass"))
+    if len(beyond) > _FEW:
+        return None
+    becomes = [(char, _by_itself(char)) for char in beyond]
+    longest = max(len(folded) for _, folded in becomes)
+    if len(text) * longest > _FOLDED or not all(folded for _, folded in becomes):
+        return None
+    text = octets.translate(_FOLD).decode("utf-8")
+    for char, folded in becomes:
+        if folded != char:
+            text = text.replace(char, folded)
+    while "  " in text:
+        text = text.replace("  ", " ")
+    return text.strip(" ")
+
+
+@lru_cache(maxsize=1024)
+def _by_itself(char: str) -> str:
+    """What becomes of a character, whatever stands beside it, and stays so; "" where that is not
+    sure.
+    """
+    normal = unicodedata.normalize("NFKC", char)
+    for one in normal:
+        safe = one.isascii() or any(first <= ord(one) < end for first, end in _APART_FROM)
+        if not safe or unicodedata.combining(one):
+            return ""
+    folded = " " if normal.isspace() else normal.casefold()
+    stays = all(unicodedata.normalize("NFKC", one).casefold() == one for one in folded)
+    return folded if stays and len(folded) >= len(normal) else ""
+
+
+def _folded_by_piece(text: str) -> str:
+    pieces: list[str] = []
+    room = _FOLDED
+    for at in range(0, len(text), _PIECE):
+        # One character may become eighteen; what is beyond the bound is not looked at.
+        if room <= 0:
+            break
+        pieces.append(unicodedata.normalize("NFKC", text[at : at + _PIECE]))
+        room -= len(pieces[-1])
+    return _single_spaced("".join(pieces)[:_FOLDED].casefold())
 
 
 def _single_spaced(text: str) -> str:
@@ -207,24 +261,30 @@ def _see(content: Content, target: Target, wanted: Wanted) -> Seen:
     # A part that is never edited keeps its placeholders, and they lead nowhere.
     link = b"" if target.kind is Kind.AMP else f"{wanted.own_url}{ANYONE}".encode()
     text = text_of(content, target.part, link)
+    places: Iterable[tuple[Sequence[str], str]]
     if target.kind is Kind.PLAIN:
         places = _text_places(text)
     else:
         page = markup.read(text)
         text = page.text
-        places = [([link.href.strip()], link.text) for link in page.links]
+        places = [((link.href.strip(),), link.text) for link in page.links]
     own: set[str] = set()
+    there: list[str] = []
     said: list[str] = []
     for urls, words in places:
-        foreign = [url for url in urls if not url.startswith(wanted.own_url)]
-        foreign = [url for url in foreign if url.lower().startswith(_WORKING)]
-        said += [unquote(url) for url in foreign]
-        said += [words] if foreign else []
+        there += urls
+        before = len(said)
         for url in urls:
             if url.startswith(wanted.own_url):
                 token = _TOKEN.match(url, len(wanted.own_url))
-                own |= {token[0]} if token else set()
+                if token is not None:
+                    own.add(token[0])
+            elif url[:_SCHEME].lower().startswith(_WORKING):
+                said.append(unquote(url))
+        if len(said) > before:
+            said.append(words)
     folded = fold(text)
+    shown = "\n".join([text, *there]) if link else ""
     return Seen(
         target=target,
         identity=_names(folded, wanted),
@@ -232,20 +292,28 @@ def _see(content: Content, target: Target, wanted: Wanted) -> Seen:
         # One search over all that is said of all links: they may be tens of thousands.
         opt_out=_words(wanted.languages).found_in(fold(_APART.join(said))),
         own_tokens=frozenset(own),
-        left=bool(link) and any(map(placeholders.shown, [text, *chain(*(p[0] for p in places))])),
+        left=placeholders.shown(shown),
     )
 
 
-def _text_places(text: str) -> list[tuple[list[str], str]]:
+def _text_places(text: str) -> Iterator[tuple[list[str], str]]:
     """The URLs of each line, and the words beside them: the line and the last one before it."""
-    places: list[tuple[list[str], str]] = []
-    before = ""
-    for line in text.splitlines():
-        urls = _URL.findall(line) if ":" in line else ()
+    if ":" not in text:
+        return
+    lines = text.splitlines()
+    for n, line in enumerate(lines):
+        colon = line.find(":")
+        while colon >= 0 and not line.startswith(_ENDS_SCHEME, colon - 1):
+            colon = line.find(":", colon + 1)
+        if colon < 0:
+            continue
+        urls = _URL.findall(line, max(0, colon - _SCHEME))
         if urls:
-            places.append((urls, f"{before}{_APART}{_URL.sub(' ', line)}"))
-        before = line if line.strip() else before
-    return places
+            before = n - 1
+            while before >= 0 and not lines[before].strip():
+                before -= 1
+            rest = _URL.sub(" ", line) if len(urls[0]) < len(line) else " "
+            yield urls, f"{lines[before] if before >= 0 else ''}{_APART}{rest}"
 
 
 def _names(folded: str, wanted: Wanted) -> bool:
@@ -261,7 +329,15 @@ def _bare(folded: str) -> str:
     """Letters and digits alone."""
     if folded.isascii():
         return folded.encode("ascii").translate(None, _ASCII_OTHERS).decode("ascii")
-    return _NO_LETTER_OR_DIGIT.sub("", folded)
+    octets = folded.encode("utf-8", "surrogatepass").translate(None, _ASCII_OTHERS)
+    beyond = set(octets.translate(None, _ASCII).decode("utf-8", "surrogatepass"))
+    others = [char for char in beyond if not char.isalnum()]
+    bare = octets.decode("utf-8", "surrogatepass")
+    if len(others) > _FEW:
+        return _NO_LETTER_OR_DIGIT.sub("", bare)
+    for char in others:
+        bare = bare.replace(char, "")
+    return bare
 
 
 def _said(words: str, text: str) -> bool:

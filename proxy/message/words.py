@@ -78,10 +78,10 @@ class Words:
         """`languages` are codes of `OPT_OUT`, none for all; one without a list adds nothing."""
         chosen = languages or tuple(OPT_OUT)
         phrases = {p for language in chosen for p in OPT_OUT.get(language[:2].lower(), ())}
-        self._groups = [
+        self._groups = tuple(
             (anchor, tuple(re.compile(_pattern(phrase)) for phrase in of_it))
             for anchor, of_it in anchored(sorted(phrases), _spellings)
-        ]
+        )
 
     @property
     def anchors(self) -> tuple[str, ...]:
@@ -90,10 +90,14 @@ class Words:
 
     def found_in(self, text: str) -> bool:
         """Whether folded `text` (NFKC, casefold) says that something is an opt-out."""
-        for anchor, patterns in self._groups:
+        groups = self._groups
+        for n, group in enumerate(groups):
+            anchor, patterns = group
             if anchor in text:
                 for pattern in patterns:
                     if pattern.search(text) is not None:
+                        if n:  # what one mail says the next one says, too
+                            self._groups = (group, *groups[:n], *groups[n + 1 :])
                         return True
         return False
 

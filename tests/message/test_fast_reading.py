@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -193,6 +194,37 @@ def test_folded_text_is_split_and_joined(text: str, ascii_only: bool) -> None:
         assert folded == " ".join(text.casefold().split())
 
 
+LETTERS = st.one_of(
+    st.sampled_from("aB \n\t\x1c\x85\xa0\u00ad\u00e9\u00c9\u0130\u0131\u00df\u1e9e\u2026\u2011"),
+    st.sampled_from("e\u0301\u0308\u0390\u03c2\u03a3\u1f80\u2126\u212b\u2460\ufb03\u1161\u1100"),
+    st.sampled_from("\uac00\u3099\u304b\u20ac\u2028"),
+    st.characters(codec="utf-8"),
+    st.characters(max_codepoint=0x2C00, categories=["L", "N", "S", "P", "Z"]),
+)
+
+
+@settings(deadline=None, max_examples=1000)
+@given(st.lists(LETTERS, max_size=40).map("".join), st.sampled_from([1, 3, 100]))
+def test_text_is_folded_by_character_as_by_piece(text: str, times: int) -> None:
+    text *= times
+    short = fold(text) if text.isascii() else inspect._folded_by_character(text)
+    if short is not None:
+        joined = unicodedata.normalize("NFKC", text).casefold()
+        assert short == " ".join(joined.split()) == inspect._folded_by_piece(text)
+
+
+def test_every_character_that_joins_no_other_is_folded_alike() -> None:
+    short = 0
+    for char in map(chr, (n for first, end in inspect._APART_FROM for n in range(first, end))):
+        for text in (char, f"a{char}{char} Z{char.upper()}\n{char.lower()}"):
+            folded = None if text.isascii() else inspect._folded_by_character(text)
+            assert folded is None or folded == inspect._folded_by_piece(text), hex(ord(char))
+            short += folded is not None
+    assert short > 10_000
+    usual = "Caf\u00e9 \u2013 \u20ac\xa010\u2026"
+    assert inspect._folded_by_character(usual) == "caf\u00e9 \u2013 \u20ac 10..."
+
+
 def test_every_white_space_is_one() -> None:
     for char in map(chr, range(sys.maxunicode + 1)):
         if char.isspace():
@@ -371,7 +403,32 @@ def test_letters_and_digits_are_those_of_the_pattern(text: str, ascii_only: bool
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["http", "https://x.nl", ":", "MAILTO:a@b.nl", " ", "\n", "stop"])))
-def test_urls_are_found_in_every_line(pieces: list[str]) -> None:
-    found = [url for urls, _ in inspect._text_places("".join(pieces)) for url in urls]
-    assert found == [u for line in "".join(pieces).splitlines() for u in inspect._URL.findall(line)]
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *("http", "https://x.nl", ":", "MAILTO:a@b.nl", " ", "\n", "stop", "\r\n"),
+                *("http\u017f:", "ma\u0130lto:", "\u2028", "\xa0", "<", '"', "HTTPS:y", "s:"),
+                *("week: ", "::"),
+            ]
+        )
+    ).map("".join)
+)
+def test_urls_and_words_are_those_of_every_line(text: str) -> None:
+    expected = []
+    before = ""
+    for line in text.splitlines():
+        urls = inspect._URL.findall(line)
+        if urls:
+            words = f"{before}{inspect._APART}{inspect._URL.sub(' ', line)}"
+            expected.append((urls, words))
+        before = line if line.strip() else before
+    assert list(inspect._text_places(text)) == expected
+
+
+@given(st.lists(st.sampled_from(["unsubscribe", "afmelden", "opt-out", "x", "d\u00e9sabonner"])))
+def test_what_was_found_last_is_looked_for_first(texts: list[str]) -> None:
+    words = Words()
+    for text in texts:
+        assert words.found_in(text) is (text != "x")
+        assert sorted(words._groups, key=str) == sorted(Words()._groups, key=str)

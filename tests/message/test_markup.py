@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
+from proxy.message import markup
 from proxy.message.markup import MOST_TOKENS, Link, Page, footer_at, read
 
 
@@ -194,6 +195,57 @@ def test_a_page_says_what_its_tokens_say(source: str) -> None:
         elif token.kind == "text" and not depth:
             said.append(source[token.start : token.end])
     assert "".join(read(source).text.split()) == "".join("".join(said).split())
+
+
+_TAGS = st.sampled_from(
+    [
+        *('<a href="https://x.example/?m=1&amp;n=2" style="color:red">', '<a class=c href="v w">'),
+        *("<a title=' href=\"x\" '>", "<a href='' title=' href=\"x\" '>", '<a href= href="x">'),
+        *('<a href="u>v">', '<a x href="a" href="b">', "<a title='it\"s' href=\"u\">"),
+        "<A HREF=u>",
+        *('<a name="n" href="', '"', '" >', "'", '<a\nhref="x">', '<a  href="&#65;&lt">', "<a/>"),
+        *('<area href="u" alt="w">', "<img alt='i &amp; j'>", "<img>", "</img>", "</area>"),
+        *("<!--[if mso]>", "<![endif]-->", "<!doctype html>", "<!-->", "<!--->", "<!-- --!>"),
+        *("<p " + "x " * 51 + ">", "<a " + "x=1 " * 51 + "href=u>", "<b title='>'>", "<0", "</0>"),
+        *("&am", "&amp", "&#1", "p;", "&notit;", "&lt;", "\0", "</style", "</style >", "<style>"),
+    ]
+)
+
+
+@settings(max_examples=1_500, deadline=None)
+@given(
+    st.lists(st.one_of(_TAGS, _PIECES, st.sampled_from(["</a>", "<script>", "</script>", "&"])))
+    .map("".join)
+    .filter(lambda source: "<template" not in source)
+)
+def test_the_short_way_reads_what_the_long_way_does(source: str) -> None:
+    least, markup._LEAST = markup._LEAST, 1
+    try:
+        for _ in range(2):  # with tags that were met, too
+            short = markup._read_tags(source.replace("\0", "\ufffd"))
+            assert short is None or short == markup._read_tokens(source.replace("\0", "\ufffd"))
+            assert read(source) == markup._read_tokens(source.replace("\0", "\ufffd"))
+    finally:
+        markup._LEAST = least
+
+
+def test_real_pages_take_the_short_way() -> None:
+    row = '<td class="x"><a href="https://x.example/?m={0}&amp;l=1" style="c">A shoe</a>, soft</td>'
+    style = "<style>td { color: red }</style><!-- what is <b>said</b> -->"
+    page = f"<html><head>{style}</head><body>" + row.format(1) * 200 + "</body></html>"
+    assert markup._read_tags(page) == markup._read_tokens(page)
+    known = set(markup._known)
+    other = page.replace("m=1", "m=2")
+    assert markup._read_tags(other) == markup._read_tokens(other) != markup._read_tokens(page)
+    assert set(markup._known) == known  # a link is remembered without what it leads to
+
+
+def test_tags_that_were_met_are_bounded() -> None:
+    for n in range(markup._MOST + 10):
+        read(f"<p class=x{n}>hello, hello</p>")
+    read(f"<p class={'y' * markup._LONGEST}>" + "hello, hello " * 50)
+    assert len(markup._known) <= markup._MOST
+    assert max(map(len, markup._known)) <= markup._LONGEST
 
 
 @pytest.mark.parametrize(
