@@ -111,6 +111,8 @@ class Owing:
                 copy_key=owed.copy_key,
                 state=State.FAILED,
                 reply=reply,
+                remote=self._remote(owed),
+                tried_at=owed.tried_at,
             )
             notice = await self._notices.about(mail, [lost])
         now = self._clock()
@@ -133,6 +135,15 @@ class Owing:
         submission = owed.submission
         log.message_failed(ref=submission.ref, n=owed.n, stream=submission.stream, why=why)
         return True
+
+
+    def _remote(self, owed: Owed) -> str:
+        """Who gave the answer that the mail waited with; "" where nobody did, or it is not known.
+
+        The journal does not say which of several upstreams it was.
+        """
+        upstreams = self._settings.upstreams
+        return upstreams[0].host if owed.said and len(upstreams) == 1 else ""
 
 
 class Resender:

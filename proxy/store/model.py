@@ -330,7 +330,11 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
-    """All that another attempt of a waiting row needs. `address` is "" once it was erased."""
+    """All that another attempt of a waiting row needs. `address` is "" once it was erased.
+
+    `tried_at` is when its last attempt began, None where there was none; `said` tells that `reply`
+    is what the upstream answered then, not a word of ours.
+    """
 
     row: int
     attempts: int
@@ -343,6 +347,8 @@ class Owed:
     submission: Submission
     body: Body
     state: State = State.WAITING
+    tried_at: datetime | None = None
+    said: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -213,11 +213,11 @@ def owed(db: sqlite3.Connection, row: int, directory: Path) -> Owed | None:
     if found is None:
         return None
     attempts, n, copy, copy_key, sender, exact, wide, address, reply = found[:9]
-    envelope, small, id_, state = found[9:13]
+    envelope, small, id_, state, tried_at, said = found[9:15]
     content = small if small is not None else bodies.content_of(db, id_, directory)
     if content is None:
         return None
-    columns = dict(zip(ADD_SUBMISSION.names, found[13:], strict=True))
+    columns = dict(zip(ADD_SUBMISSION.names, found[15:], strict=True))
     columns["received_at"] = instant(columns["received_at"])
     columns["marks"] = tuple(orjson.loads(columns["marks"]))
     return Owed(
@@ -232,6 +232,8 @@ def owed(db: sqlite3.Connection, row: int, directory: Path) -> Owed | None:
         submission=Submission(**columns),
         body=Body(envelope, content),
         state=State(state),
+        tried_at=instant(tried_at) if tried_at is not None else None,
+        said=bool(said),
     )
 
 

@@ -207,6 +207,27 @@ async def test_a_deferral_at_the_claim_waits_until_its_time(stores: Stores) -> N
     assert await has_body(store, fate)
 
 
+async def test_the_last_attempt_is_known_and_whether_its_answer_still_stands(
+    stores: Stores,
+) -> None:
+    """So that a notice names upstream and time of what was tried, and nobody for words of ours."""
+    store = await stores.open()
+    fate = only(await queued(store))
+
+    async def last() -> tuple[object, bool]:
+        owed = await store.owed(fate.row)
+        assert owed is not None
+        return owed.tried_at, owed.said
+
+    assert await last() == (None, False)
+    await store.record([outcome(only(await take(store, at=60)), Result.UNSENT, "451 4.4.1 down")])
+    assert await last() == (after(60), False), "nobody answered"
+    await store.record([outcome(only(await take(store, at=90)), Result.TEMPORARY)])
+    assert await last() == (after(90), True)
+    await take(store, State.WAITING, at=120, reply="451 4.7.1 quiet hours")
+    assert await last() == (after(90), False), "put off by a decision since"
+
+
 async def test_a_claim_whose_copy_was_relayed_elsewhere_sends_nothing(stores: Stores) -> None:
     store = await stores.open()
     await relayed(store, "first", "k")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -189,11 +190,13 @@ async def test_a_refusal_by_the_upstream_names_it(world: Make) -> None:
     assert "Last-Attempt-Date" in one
 
 
+HERE = "dns; [127.0.0.1]"
+
 #: How queued mail ends without being delivered: the words after RCPT, and what the notice says.
 ENDS = {
-    "refused": ("5.1.1", "smtp; 550 5.1.1 no such user", "dns; [127.0.0.1]"),
-    "expired": ("5.4.7", "smtp; 451 4.4.7 not delivered in time; the last answer was: 451", ""),
-    "dropped": ("5.4.0", "smtp; 550 5.4.0 given up by its operator", ""),
+    "refused": ("5.1.1", "smtp; 550 5.1.1 no such user", HERE),
+    "expired": ("5.4.7", "smtp; 451 4.4.7 not delivered in time; the last answer was: 451", HERE),
+    "dropped": ("5.4.0", "smtp; 550 5.4.0 given up by its operator", HERE),
     "stopped": ("5.7.1", "smtp; 550 5.7.1 suppressed", ""),
 }
 
@@ -250,6 +253,10 @@ async def test_mail_that_ends_in_the_outbox_is_told_as_the_client_asked(
     assert anna["Status"] == status
     assert anna["Diagnostic-Code"].startswith(diagnostic)
     assert anna.get("Remote-MTA", "") == remote
+    assert ("Last-Attempt-Date" in anna) is (how != "stopped")
+    if how == "expired":
+        last = parsedate_to_datetime(anna["Last-Attempt-Date"])
+        assert now[0] - timedelta(days=7) < last < now[0] - timedelta(days=6), "not the end of it"
     assert "Subject: News" in returned
     assert b"secret body" not in notice.content, "not even with RET=FULL"
 

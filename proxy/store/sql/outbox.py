@@ -17,10 +17,14 @@ OWED = Query(
     """SELECT delivery.attempts, delivery.n, delivery.copy, delivery.copy_key, delivery.sender,
       delivery.exact, delivery.wide, coalesce(address.address, '') AS coalesce_1,
       delivery.reply, body.envelope, CASE WHEN (length(body.content) <= 262144) THEN
-      body.content END AS anon_1, body.submission, delivery.state, submission.ref,
-      submission.received_at, submission.submitter, submission.listener, submission.mail_from,
-      submission.message_id, submission.content_hash, submission.size, submission.stream,
-      submission.sender AS sender_1, submission.category, submission.mode,
+      body.content END AS anon_1, body.submission, delivery.state, delivery.last_attempt_at,
+      EXISTS (SELECT *
+    FROM outcome
+    WHERE outcome.delivery = delivery.id AND outcome.attempt = delivery.attempts AND
+      outcome.result = 'temporary' AND outcome.reply = delivery.reply) AS anon_2,
+      submission.ref, submission.received_at, submission.submitter, submission.listener,
+      submission.mail_from, submission.message_id, submission.content_hash, submission.size,
+      submission.stream, submission.sender AS sender_1, submission.category, submission.mode,
       submission.class_source, submission.campaign, submission.variant, submission.template,
       submission.forward, submission.marks, submission.forward_by
     FROM delivery

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Text, bindparam, case, func, literal_column, select
+from sqlalchemy import Text, bindparam, case, exists, func, literal_column, select
 
 from proxy.content import SPOOL_AT
 from proxy.store import schema
 from proxy.store.query import Query
-from proxy.store.schema import body, compiled, delivery, each, notice, submission
+from proxy.store.schema import body, compiled, delivery, each, notice, outcome, submission
 
 # In the words of the partial indexes `ix_delivery_due` and `ux_delivery_live`: the journal is never
 # scanned for them.
@@ -32,13 +32,24 @@ DUE = compiled(
 _SUBMISSION_COLUMNS = [c for c in submission.columns if c.name != "id"]
 # A large mail is not read with its row. SQLite knows the length without reading the octets.
 _SMALL = case((func.length(body.c.content) <= literal_column(str(SPOOL_AT)), body.c.content))
+#: Whether what the row says is what the upstream said at its last attempt, and no word of ours.
+_SAID = (
+    exists()
+    .where(
+        outcome.c.delivery == delivery.c.id,
+        outcome.c.attempt == delivery.c.attempts,
+        outcome.c.result == literal_column("'temporary'"),
+        outcome.c.reply == delivery.c.reply,
+    )
+    .correlate(delivery)
+)
 OWED = compiled(
     select(
         delivery.c.attempts, delivery.c.n, delivery.c.copy, delivery.c.copy_key,
         delivery.c.sender, delivery.c.exact, delivery.c.wide,
         func.coalesce(schema.address.c.address, literal_column("''", Text)), delivery.c.reply,
-        body.c.envelope, _SMALL, body.c.submission, delivery.c.state,
-        *_SUBMISSION_COLUMNS,
+        body.c.envelope, _SMALL, body.c.submission, delivery.c.state, delivery.c.last_attempt_at,
+        _SAID, *_SUBMISSION_COLUMNS,
     )
     .select_from(
         _OF_SUBMISSION.join(body, body.c.submission == delivery.c.submission)
