@@ -196,7 +196,6 @@ async def run(copies: int, rounds: int, kilobytes: int) -> None:
     for name, found in times.items():
         ratio = statistics.median(t / b for t, b in zip(found, bare, strict=True))
         print(f"{name:32}{statistics.median(found):10.1f} us{ratio:8.2f}")
-    case.signer.close()
 
 
 CONFIG = """\

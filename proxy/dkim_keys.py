@@ -18,7 +18,6 @@ from proxy.config import DkimKey, Settings
 from proxy.config.signing import (
     ALGORITHMS,
     PrivateKey,
-    algorithm_of,
     organisational,
     owners,
     read_private_key,
@@ -58,6 +57,7 @@ class _File:
 
     stamp: tuple[int, int, int]
     key: PrivateKey
+    named: dict[tuple[str, str], Key]
 
 
 class KeyRing:
@@ -129,7 +129,7 @@ class KeyRing:
             stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
             file = self._files.get(path)
             if file is None or file.stamp != stamp:
-                file = self._files[path] = _File(stamp, read_private_key(path))
+                file = self._files[path] = _File(stamp, read_private_key(path), {})
         except OSError as error:
             self._files.pop(path, None)
             why = f"cannot be read ({error.strerror or type(error).__name__})"
@@ -137,9 +137,13 @@ class KeyRing:
         except KeysError as error:
             self._files.pop(path, None)
             raise KeysError(f"{_named(entry)}: {path} {error}") from error
-        if entry.algorithm not in (None, algorithm_of(file.key)):
+        name = entry.domain, entry.selector
+        key = file.named.get(name)
+        if key is None:
+            key = file.named[name] = Key(*name, file.key)
+        if entry.algorithm not in (None, key.algorithm):
             raise KeysError(f"{_named(entry)}: {path} holds no {entry.algorithm} key")
-        return Key(entry.domain, entry.selector, file.key)
+        return key
 
 
 def _named(entry: DkimKey) -> str:

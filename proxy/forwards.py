@@ -99,8 +99,7 @@ class Forwarder:
         self._poll = poll
         delivery = settings.delivery
         self._schedule = schedule(delivery.retry_first, delivery.retry_longest, {})
-        self._signer = Signer(1)
-        self._own = OwnMail(settings, keys=keys, signer=self._signer)
+        self._own = OwnMail(settings, keys=keys, signer=Signer())
         self._public_url = settings.http.public_url
         self._peace = delivery.retry_first.total_seconds()
         self._failures: dict[str, tuple[int, float]] = {}  # in a row, and when the last was
@@ -141,7 +140,6 @@ class Forwarder:
         self._stop.set()
         while self._running:
             await asyncio.wait({task for _, task in self._running.values()})
-        self._signer.close()
 
     async def _pick(self) -> list[Forward]:
         free = _AT_ONCE - len(self._running)

@@ -41,7 +41,6 @@ def optouts(relay: Relay, people: int, first: int = 0) -> float:
 
 def signing_rate(processes: int = 1) -> float:
     """Pairs of signatures (RSA-2048 and Ed25519) per second, of one thread in each process."""
-    # cryptography holds the interpreter's lock while it signs: threads would share one CPU.
     with ProcessPoolExecutor(processes, get_context("fork")) as pool:
         return sum(pool.map(_sign, range(processes)))
 

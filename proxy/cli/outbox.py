@@ -253,7 +253,7 @@ async def _drop(ledger: Ledger, rows: list[int]) -> int:
     from proxy.resend import Owing
 
     settings, keys, store = ledger.settings, ledger.keys, ledger.store
-    signer = Signer(1)
+    signer = Signer()
     owing = Owing(
         settings,
         reader=Reader(settings, keys=keys, instance="cli", clock=utc_now),
@@ -262,15 +262,12 @@ async def _drop(ledger: Ledger, rows: list[int]) -> int:
         clock=utc_now,
     )
     dropped = 0
-    try:
-        for row in rows:
-            owed = await store.owed(row)
-            if owed is not None:
-                last = f"; the last answer was: {owed.reply}" if owed.reply else ""
-                reply = f"550 5.4.0 given up by its operator{last}"
-                dropped += await owing.drop(owed, reply, "dropped")
-    finally:
-        signer.close()
+    for row in rows:
+        owed = await store.owed(row)
+        if owed is not None:
+            last = f"; the last answer was: {owed.reply}" if owed.reply else ""
+            reply = f"550 5.4.0 given up by its operator{last}"
+            dropped += await owing.drop(owed, reply, "dropped")
     return dropped
 
 

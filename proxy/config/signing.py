@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -140,6 +140,7 @@ def _suffixes() -> PublicSuffixList:
     return PublicSuffixList()
 
 
+@lru_cache(maxsize=1024)
 def organisational(name: str) -> str:
     """The organisational domain (one label below a public suffix); "" for a suffix itself."""
     return _suffixes().privatesuffix(name) or ""

@@ -26,6 +26,15 @@ def relaxed_field(name: bytes, value: bytes) -> bytes:
     return name + b":" + _single_spaced(value.replace(_CRLF, b"")).strip(b" ")
 
 
+def unfolded(block: bytes) -> bytes:
+    """A header block with a line for each field, white space as it is hashed but for what stands
+    around colon and line end.
+    """
+    if b"\t" in block:
+        block = block.replace(b"\t", b" ")
+    return _single_spaced(block.replace(b"\r\n ", b" "))
+
+
 def _single_spaced(text: bytes) -> bytes:
     # Only where there is something to do: one regex over all white space costs 14 times as much.
     if b"\t" in text:
@@ -183,6 +192,7 @@ class BodyHash:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._first: tuple[Sequence[bytes | memoryview], bytes] | None = None  # and its hash
         self._pieces: list[Piece] = []
         self._hashes: list[tuple[_Relaxed, _Sha]] = []  # after each of them
         self._cuts: dict[tuple[int, int], tuple[bytes | memoryview, _Cut]] = {}
@@ -190,7 +200,16 @@ class BodyHash:
     def digest(self, pieces: Sequence[Piece]) -> bytes:
         """SHA-256 of the body in relaxed form (RFC 6376 section 3.4.4); an empty body is b""."""
         with self._lock:
-            known = {_name(piece): piece for piece in self._pieces if isinstance(piece, memoryview)}
+            # Most mails have one body for all: it is hashed whole, and nothing is kept to share.
+            if self._first is None:
+                whole = [piece for piece in pieces if not isinstance(piece, Spooled)]
+                if len(whole) == len(pieces):
+                    self._first = whole, _at_once(whole)
+                    return self._first[1]
+            elif _alike(self._first[0], pieces):
+                return self._first[1]
+            seen = self._pieces or (self._first[0] if self._first else [])
+            known = {_name(piece): piece for piece in seen if isinstance(piece, memoryview)}
             same = 0
             for old, new in zip(self._pieces, pieces, strict=False):
                 if not _equal(old, new):
@@ -217,6 +236,17 @@ class BodyHash:
         if found is None or not _equal(found[0], piece):
             found = self._cuts[_name(piece)] = piece, _cut(bytes(piece))
         return found[1]
+
+
+def _at_once(pieces: Sequence[bytes | memoryview]) -> bytes:
+    body = b"".join(pieces)
+    # A line that is not ended counts as one that is.
+    lines = _canonical(body if body.endswith(_CRLF) else body + _CRLF)
+    return hashlib.sha256(lines.text + _CRLF if lines.text else b"").digest()
+
+
+def _alike(one: Sequence[Piece], other: Sequence[Piece]) -> bool:
+    return len(one) == len(other) and all(map(_equal, one, other))
 
 
 def _fresh() -> tuple[_Relaxed, _Sha]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import os
 import re
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -21,15 +19,16 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from proxy.config.signing import ALGORITHMS, Algorithm, PrivateKey, algorithm_of
 from proxy.content import Piece
 from proxy.errors import SluisError
 from proxy.message import dkim
-from proxy.message.canonical import BodyHash, relaxed_field
+from proxy.message.canonical import BodyHash, relaxed_field, unfolded
 from proxy.message.fold import MAX_LINE, WIDTH
-from proxy.message.header import Field, Header, index
+from proxy.message.header import Field, Header
 
 #: Covered, and one more of them would break the signature: what readers see, and our one-click.
 OVERSIGNED = (
@@ -48,9 +47,11 @@ COVERED = frozenset((*OVERSIGNED, *SIGNED))
 #: Body octets above which even the hash is made off the event loop.
 _LARGE = 1 << 18
 _B_WIDTH = 72
-_DIGEST = "*" * 44  # in the place of a SHA-256 in base64
+_DIGEST = b"*" * 44  # in the place of a SHA-256 in base64
 _B_VALUE = re.compile(rb"((?:^|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
-_MAX_FIELDS = 1_050  # what a client may send, and ours
+_NAME = re.compile(rb"[!-9;-~]+")
+_USUAL = 60  # fields covered, up to which what was found out about them is kept
+_PADDING, _PREHASHED = PKCS1v15(), Prehashed(SHA256())
 
 
 class SigningError(SluisError):
@@ -64,11 +65,10 @@ class Key:
     domain: str
     selector: str
     private: PrivateKey
+    algorithm: Algorithm = field(init=False)
 
-    @property
-    def algorithm(self) -> Algorithm:
-        """What it signs with."""
-        return algorithm_of(self.private)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "algorithm", algorithm_of(self.private))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,11 @@ class Signing:
 
 
 class Signer:
-    """Signs copies: Ed25519 at once, RSA and the hash of large bodies in a few threads."""
+    """Signs copies, in the event loop.
 
-    def __init__(self, threads: int = 0) -> None:
-        """`threads` 0: as many as processors, at most four."""
-        workers = threads or min(os.cpu_count() or 1, 4)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dkim")
+    cryptography lets the interpreter go while it signs, so that the store works on meanwhile; a
+    hand-over to a thread, which must get the interpreter back, costs more than the signature.
+    """
 
     async def sign(
         self,
@@ -109,32 +108,26 @@ class Signer:
         keys = [key for key in keys if key.algorithm in algorithms]
         if not keys:
             raise SigningError(f"no key of {signing.keys[0].domain} may be used for this upstream")
-        loop = asyncio.get_running_loop()
         try:
             if sum(map(len, body)) > _LARGE:
-                digest = await loop.run_in_executor(self._pool, signing.body.digest, body)
+                digest = await asyncio.to_thread(signing.body.digest, body)
             else:
                 digest = signing.body.digest(body)
         except OSError as error:
             raise SigningError(f"the message cannot be read: {error.strerror}") from error
+        text = base64.b64encode(digest)
         covered = cover(head, omit)
-        fields = []
+        sha = hashlib.sha256(covered.data)
+        at = int(signing.at.timestamp())
+        starts: list[bytes] = []
+        digests: list[tuple[PrivateKey, bytes]] = []
         for key in keys:
-            before, after = _frame(
-                key.algorithm, key.domain, key.selector, covered.names, int(signing.at.timestamp())
-            )
-            start = before + base64.b64encode(digest) + after
-            data = covered.data + relaxed_field(b"dkim-signature", start[15:])
-            if key.algorithm == "rsa":
-                made = await loop.run_in_executor(self._pool, _value, key.private, data)
-            else:
-                made = _value(key.private, data)
-            fields.append(_finished(start, made))
-        return b"".join(fields)
-
-    def close(self) -> None:
-        """Let the threads end."""
-        self._pool.shutdown(wait=False)
+            frame = _frame(key.algorithm, key.domain, key.selector, covered.names, at)
+            own = sha.copy()
+            own.update(frame.hashed_before + text + frame.hashed_after)
+            starts.append(frame.before + text + frame.after)
+            digests.append((key.private, own.digest()))
+        return b"".join(map(_finished, starts, values(digests)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +139,39 @@ class Covered:
 
 
 def cover(head: bytes, omit: Collection[str] = ()) -> Covered:
-    """What a signature of ours covers of a header block."""
-    header = index(head, max_bytes=len(head), max_fields=_MAX_FIELDS)
+    """What a signature of ours covers of a header block; nothing from a line on that is no field.
+
+    As `hashed` of its index, in one pass over the whole block.
+    """
+    found: dict[bytes, list[bytes]] = {}
+    order: list[bytes] = []
+    for line in unfolded(head).split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        name = name.lower().rstrip(b" ")
+        if name in COVERED and colon:
+            found.setdefault(name, []).append(name + b":" + value.strip(b" ") + b"\r\n")
+            order.append(name)
+        elif not (colon and _NAME.fullmatch(name)):
+            break
+    listed = _listed if len(order) <= _USUAL else _listed.__wrapped__
+    names, present = listed(tuple(order), tuple(omit))
+    # A signature takes the bottom-most first.
+    return Covered(names, b"".join([line for name in present for line in found[name][::-1]]))
+
+
+@lru_cache(maxsize=256)
+def _listed(
+    there: tuple[bytes, ...], omit: tuple[str, ...]
+) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """The names for `h=` where these fields are there, and which of them are there at all."""
     names: list[bytes] = []
+    present = []
     for name in (*OVERSIGNED, *SIGNED):
         if name.decode() not in omit:
-            count = len(header.named(name)) + (name in _OVERSIGNED)
-            names += [name] * count
-    return Covered(tuple(names), hashed(header, names))
+            count = there.count(name)
+            names += [name] * (count + (name in _OVERSIGNED))
+            present += [name] if count else []
+    return tuple(names), tuple(present)
 
 
 _OVERSIGNED = frozenset(OVERSIGNED)
@@ -215,25 +233,36 @@ def without_value(signature: bytes) -> bytes:
     return _B_VALUE.sub(rb"\1", signature)
 
 
-def _value(key: PrivateKey, data: bytes) -> bytes:
-    if isinstance(key, Ed25519PrivateKey):
-        return key.sign(hashlib.sha256(data).digest())  # RFC 8463 section 3
-    return key.sign(data, PKCS1v15(), SHA256())
+def values(digests: Sequence[tuple[PrivateKey, bytes]]) -> list[bytes]:
+    """A signature of each SHA-256."""
+    return [
+        # RFC 8463 section 3: what Ed25519 signs is the hash.
+        key.sign(d) if isinstance(key, Ed25519PrivateKey) else key.sign(d, _PADDING, _PREHASHED)
+        for key, d in digests
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The field up to and with `b=`, around the body hash; and the same as it is hashed."""
+
+    before: bytes
+    after: bytes
+    hashed_before: bytes
+    hashed_after: bytes
 
 
 @lru_cache(maxsize=256)
 def _frame(
     algorithm: str, domain: str, selector: str, names: tuple[bytes, ...], at: int
-) -> tuple[bytes, bytes]:
-    """The field up to and with `b=`, which is what is hashed of itself, before and after the body
-    hash. Copies of a mail have it in common.
-    """
+) -> _Frame:
+    """What copies of a mail have in common."""
     lines = [f"DKIM-Signature: v=1; a={algorithm}-sha256; c=relaxed/relaxed;"]
     words = [
         *(f"d={domain};", f"s={selector};", f"t={at};"),
         # A fold may follow each colon; the names themselves stay whole.
         *_glued("h=", [name.decode() for name in names]),
-        *(f" bh={_DIGEST};", " b="),
+        *(f" bh={_DIGEST.decode()};", " b="),
     ]
     for word in words[:3]:
         _append(lines, f" {word}")
@@ -245,8 +274,10 @@ def _frame(
         lines.append(" b=")
     if any(len(line) > MAX_LINE for line in lines):
         raise SigningError("a line of DKIM-Signature would be too long")
-    before, after = "\r\n".join(lines).encode("ascii").split(_DIGEST.encode("ascii"))
-    return before, after
+    start = "\r\n".join(lines).encode("ascii")
+    before, after = start.split(_DIGEST)
+    hashed_before, hashed_after = relaxed_field(dkim.DKIM, start[15:]).split(_DIGEST)
+    return _Frame(before, after, hashed_before, hashed_after)
 
 
 def _glued(tag: str, names: Sequence[str]) -> list[str]:

@@ -52,13 +52,8 @@ def signatures(
     algorithms: Sequence[str] = ("ed25519", "rsa"),
     omit: Sequence[str] = (),
 ) -> bytes:
-    signer = Signer(1)
-    try:
-        return asyncio.run(
-            signer.sign(Signing(keys, AT), head, body, algorithms=algorithms, omit=omit)
-        )
-    finally:
-        signer.close()
+    signing = Signing(keys, AT)
+    return asyncio.run(Signer().sign(signing, head, body, algorithms=algorithms, omit=omit))
 
 
 def sign(content: bytes, *, keys: tuple[Key, ...] = KEYS) -> bytes:

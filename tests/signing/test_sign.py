@@ -18,7 +18,7 @@ from proxy.envelope import Envelope, Submitter
 from proxy.message.dkim import Aligned
 from proxy.message.edit import Publication, Site, copy_head, plan, signed
 from proxy.message.header import HeaderRefused, body_of, check_marketing, index
-from proxy.message.sign import COVERED, Key, SigningError, cover
+from proxy.message.sign import COVERED, OVERSIGNED, Key, SigningError, cover, hashed
 
 HEAD = (
     b"From: Acme <news@news.acme.example>\r\nTo: anna@example.nl\r\nSubject: Spring\r\n"
@@ -80,6 +80,43 @@ def test_what_is_covered_how_often() -> None:
     assert not {b"received", b"x-mailer", b"sluis-ref", b"dkim-signature"} & set(names)
     less = cover(head + b"\r\n", ["date", "message-id"]).names
     assert set(names) - set(less) == {b"date", b"message-id"}
+
+
+NAMES = (b"From", b"fRom", b"To", b"Subject", b"References", b"X-Mailer", b"List-Id", b"Bcc", b"a")
+LINE = st.builds(
+    lambda name, before, colon, values: name + before + colon + b"\r\n".join(values) + b"\r\n",
+    st.sampled_from((*NAMES, b"Two words", b"Tab\tbed", b"\xff", b"")),
+    st.sampled_from([b"", b"", b"", b" ", b"\t \t"]),
+    st.sampled_from([b":", b":", b": ", b":\t", b""]),
+    st.lists(
+        st.lists(
+            st.sampled_from([b"x", b":", b" ", b"  ", b"\t", b" \t", b"\xe2\x82\xac", b"\n"]),
+            max_size=6,
+        ).map(lambda parts: b" " + b"".join(parts)),
+        min_size=1,
+        max_size=3,
+    ),
+)
+
+
+@given(
+    st.lists(LINE, max_size=8).map(b"".join),
+    st.sets(st.sampled_from(["to", "references", "list-id", "date"])),
+)
+def test_one_pass_covers_what_the_index_says(block: bytes, omit: set[str]) -> None:
+    """RFC 6376 section 5.4.2, from the index of the same block."""
+    header = index(b"From: a@acme.example\r\n" + re.sub(rb"(?im)^from\b", b"x", block) + b"\r\n")
+    covered = cover(header.raw, omit)
+    assert covered.data == hashed(header, covered.names)
+    for name in COVERED:
+        listed = 0 if name.decode() in omit else len(header.named(name)) + (name in OVERSIGNED)
+        assert covered.names.count(name) == listed
+
+
+def test_a_signature_of_a_thousand_references() -> None:
+    head = b"References: <a@b>\r\n" * 1_000 + HEAD
+    assert cover(head).names.count(b"references") == 1_000
+    assert cover(head).data == hashed(index(head, max_fields=1_050), cover(head).names)
 
 
 def test_an_upstream_that_takes_one_and_rewrites(tmp_path: Path) -> None:
