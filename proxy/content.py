@@ -81,10 +81,14 @@ class Spooled:
     May be read by several threads. Every method raises `OSError` where the disk cannot be read.
     """
 
-    __slots__ = ("_ascii", "_end", "_file", "_seen", "_start")
+    __slots__ = ("_ascii", "_end", "_file", "_seen", "_start", "dots")
 
-    def __init__(self, file: _File, start: int, end: int, *, ascii_only: bool | None) -> None:
+    def __init__(
+        self, file: _File, start: int, end: int, *, ascii_only: bool | None, dots: bool = True
+    ) -> None:
         self._file = file
+        #: Whether a line of it may begin with a dot, beside what it begins with itself.
+        self.dots = dots
         self._start = start
         self._end = end
         self._ascii = ascii_only  # None: not known
@@ -114,11 +118,16 @@ class Spooled:
         """As `bytes.find`."""
         at, end, _ = slice(start, end).indices(len(self))
         at, end = self._start + at, self._start + end
+        last, before = wanted[-1:], max(len(wanted) - 1, 0)
         while at + len(wanted) <= end:
             begin, window = self._window(at)
             if begin + len(window) < at + len(wanted):
                 begin, window = self._look(at)
-            found = window.find(wanted, at - begin, end - begin)
+            # No run of octets is found as fast as one octet; most windows of an attachment have not
+            # even that.
+            found = window.find(last, at - begin + before, end - begin)
+            if found >= 0 and before:
+                found = window.find(wanted, found - before, end - begin)
             if found >= 0:
                 return begin + found - self._start
             # What stands across the end of this window is found in the next.
@@ -141,7 +150,8 @@ class Spooled:
         start, end, _ = slice(start, end).indices(len(self))
         first = self._start + start
         last = max(first, self._start + end)
-        return Spooled(self._file, first, last, ascii_only=True if self._ascii else None)
+        ascii_only = True if self._ascii else None
+        return Spooled(self._file, first, last, ascii_only=ascii_only, dots=self.dots)
 
     def same(self, other: object) -> bool:
         """Whether it is the same part of the same file."""
@@ -161,16 +171,22 @@ class Spooled:
 
         Raises `OSError`.
         """
-        size = min(size, len(self) - start)
-        if _NO_WAIT and size > 0:
-            block = bytearray(size)
-            try:
-                got = os.preadv(self._file.number, [block], self._start + start, _NO_WAIT)
-            except OSError:
-                got = 0  # not in the page cache, or a file system that cannot tell
-            if got == size:
-                return block
+        block = self.at_once(start, size)
+        if block is not None:
+            return block
         return await asyncio.to_thread(self.__getitem__, slice(start, start + size))
+
+    def at_once(self, start: int, size: int) -> bytearray | None:
+        """The same where the disk need not be waited for; else None."""
+        size = min(size, len(self) - start)
+        if not _NO_WAIT or size <= 0:
+            return None
+        block = bytearray(size)
+        try:
+            got = os.preadv(self._file.number, [block], self._start + start, _NO_WAIT)
+        except OSError:
+            return None  # not in the page cache, or a file system that cannot tell
+        return block if got == size else None
 
     def _window(self, at: int) -> tuple[int, bytes]:
         """The last window, where it has the octet at `at` of the file; else a new one."""
@@ -224,7 +240,7 @@ class Spool:
     room from `disk`; None is a disk without bounds.
     """
 
-    __slots__ = ("_ascii", "_directory", "_disk", "_file", "_octets", "_size")
+    __slots__ = ("_ascii", "_directory", "_disk", "_dots", "_file", "_octets", "_size")
 
     def __init__(self, directory: Path, disk: Budget | None = None) -> None:
         self._directory = directory
@@ -232,6 +248,7 @@ class Spool:
         self._octets = bytearray()
         self._file: _File | None = None
         self._ascii = True
+        self._dots = False
         self._size = 0  # of the file
 
     @property
@@ -239,30 +256,37 @@ class Spool:
         """Whether it has grown into a file."""
         return self._file is not None
 
-    def write(self, octets: bytes) -> None:
-        """Append. Raises `OSError` when the disk has no room."""
+    def write(self, octets: bytes | memoryview, *, ascii_only: bool, dots: bool) -> None:
+        """Append; `dots` where a line of it may begin with one. Raises `OSError` when the disk has
+        no room.
+        """
+        self._ascii = self._ascii and ascii_only
+        self._dots = self._dots or dots
         if self._file is None:
-            self._octets += octets
-            if len(self._octets) <= SPOOL_AT:
+            if len(self._octets) + len(octets) <= SPOOL_AT:
+                self._octets += octets
                 return
-            with tempfile.TemporaryFile(dir=self._directory, buffering=0) as file:
-                self._file = _File(os.dup(file.fileno()), Room(self._disk) if self._disk else None)
-            octets, self._octets = bytes(self._octets), bytearray()
-        room = self._file.room
-        if room is not None and not room.grow(len(octets)):
+            self._file = _File(_nameless(self._directory), Room(self._disk) if self._disk else None)
+            held, self._octets = self._octets, bytearray()
+            self._append(self._file, held)
+        self._append(self._file, octets)
+
+    def _append(self, file: _File, octets: bytes | bytearray | memoryview) -> None:
+        if file.room is not None and not file.room.grow(len(octets)):
             raise OSError(errno.ENOSPC, "the messages on their way take all that they may")
-        self._ascii = self._ascii and octets.isascii()
-        view = memoryview(octets)
-        while view:
-            written = os.write(self._file.number, view)
-            self._size += written
-            view = view[written:]
+        written = os.write(file.number, octets)
+        while written < len(octets):  # a signal, or a file system that takes less
+            written += os.write(file.number, memoryview(octets)[written:])
+        self._size += written
 
     def take(self) -> Content:
         """All of it, once."""
-        taken: Content = bytes(self._octets)
-        if self._file is not None:
-            taken = Spooled(self._file, 0, self._size, ascii_only=self._ascii)
+        if self._file is None:
+            taken: Content = bytes(self._octets)
+        else:
+            taken = Spooled(
+                self._file, 0, self._size, ascii_only=self._ascii, dots=self._dots
+            )
         self.close()
         return taken
 
@@ -272,3 +296,10 @@ class Spool:
         self._file = None
         self._size = 0
         self._ascii = True
+        self._dots = False
+
+
+def _nameless(directory: Path) -> int:
+    """The number of a new file in `directory` that is on no path. Raises `OSError`."""
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        return os.dup(file.fileno())

@@ -143,7 +143,9 @@ class Channel(asyncio.Protocol):
         """Write `data`, which gets `replies` replies. On a dead channel `reply` will raise."""
         self.send_all((data,), replies=replies)
 
-    def send_all(self, parts: Sequence[bytes], *, replies: int) -> None:
+    def send_all(
+        self, parts: Sequence[bytes | bytearray | memoryview], *, replies: int
+    ) -> None:
         """Write `parts` in one go."""
         if self.failure is None and self._transport is not None:
             self._due += replies
@@ -171,6 +173,11 @@ class Channel(asyncio.Protocol):
         """Write one command and await its reply. Raises `BrokenError`."""
         self.send(command, replies=1)
         return await self.reply(timeout)
+
+    @property
+    def full(self) -> bool:
+        """Whether `drain` would wait, or raise."""
+        return self._paused or self.failure is not None
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109
         """Wait until the peer has read enough to go on, or spoke early. Raises `BrokenError`."""

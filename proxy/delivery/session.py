@@ -303,18 +303,24 @@ class Session:
     ) -> None:
         tx.stage = "content"
         stuffer = wire.Stuffer()
-        last: list[bytes] = []
+        last: list[bytes | bytearray | memoryview] = []
         if sum(map(len, parts)) <= _BLOCK:
             last = [stuffer.feed(part) for part in parts]
         else:
             for part in parts:
-                step = BLOCK if isinstance(part, Spooled) else _BLOCK
+                filed = part if isinstance(part, Spooled) else None
+                step = _BLOCK if filed is None else BLOCK
                 for start in range(0, len(part), step):
                     if last:
                         self._listen()
                         self._channel.send_all(last, replies=0)
-                        await self._channel.drain(self._block)
-                    last = [stuffer.feed(await _block(part, start, step))]
+                        if self._channel.full:
+                            await self._channel.drain(self._block)
+                    if filed is None:
+                        last = [stuffer.feed(part[start : start + step])]
+                    else:
+                        block = filed.at_once(start, step) or await _read(filed, start, step)
+                        last = [stuffer.feed(block, dots=filed.dots)]
         last.append(stuffer.end())
         if ready is not None and not await ready():
             raise BrokenError("withheld")
@@ -359,9 +365,7 @@ class Session:
         return self._tx
 
 
-async def _block(part: Piece, start: int, size: int) -> bytes | bytearray | memoryview:
-    if not isinstance(part, Spooled):
-        return part[start : start + size]
+async def _read(part: Spooled, start: int, size: int) -> bytes | bytearray:
     try:
         return await part.read(start, size)
     except OSError as error:

@@ -10,7 +10,7 @@ import re
 from collections import deque
 from typing import NamedTuple
 
-from proxy.content import Piece
+from proxy.content import Piece, Spooled
 from proxy.replies import printable
 
 LINE = 2048
@@ -182,8 +182,18 @@ class Stuffer:
     def __init__(self) -> None:
         self._tail = b"\r\n"  # the content begins at the start of a line
 
-    def feed(self, part: Piece | bytearray) -> bytes:
-        """The next `part` as it goes on the wire."""
+    def feed(
+        self, part: Piece | bytearray, *, dots: bool = True
+    ) -> bytes | bytearray | memoryview:
+        """The next `part` as it goes on the wire.
+
+        Without `dots` no line in it begins with a dot, unless what comes before `part` makes it so.
+        """
+        if not dots and not isinstance(part, Spooled) and len(part) > 2:
+            first = bytes(part[:2])
+            if first[0] != 0x2E and first != b"\n.":
+                self._tail = bytes(part[-2:])
+                return part
         raw = part if isinstance(part, bytes) else bytes(part)
         if not raw:
             return raw

@@ -93,7 +93,7 @@ def scan(content: Content, header: Header, start: int | None = None) -> Part:
     parts = lines = 0
     # The blank line's CRLF may belong to the first delimiter.
     at = max(start - 2, 0)
-    while opened and (at := content.find(b"\r\n--", at)) >= 0:
+    while opened and (at := _dashes(content, at)) >= 0:
         lines += 1
         if lines > _MAX_DASH_LINES:
             raise OpaqueError("too many lines that look like boundaries")
@@ -129,6 +129,17 @@ def scan(content: Content, header: Header, start: int | None = None) -> Part:
     if not leaf.closed:
         leaf.end = len(content)
     return root
+
+
+def _dashes(content: Content, at: int) -> int:
+    """Where the next line that begins with `--` follows, from `at` on; -1 for none."""
+    if isinstance(content, bytes):
+        # One octet is found much faster than four, and base64 has none of this one.
+        dash = content.find(b"-", at + 2)
+        if dash < 0:
+            return -1
+        at = dash - 2
+    return content.find(b"\r\n--", at)
 
 
 def _look_up(line: bytes, depth_of: Mapping[bytes, int]) -> tuple[int | None, bool]:

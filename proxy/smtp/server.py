@@ -299,12 +299,12 @@ class RelaySMTP(SMTP):
             octets = self._in[self._at :] + octets
             self._at = 0
         self._in = octets
-        if len(octets) > _IN_MAX and not self._choked and self.transport is not None:
-            self._choked = True
-            self.transport.pause_reading()
         came = self._more_came
         if came is not None and not came.done():
             came.set_result(None)
+        elif len(octets) > _IN_MAX and not self._choked and self.transport is not None:
+            self._choked = True
+            self.transport.pause_reading()
 
     def _wake(self) -> None:
         if self._more_came is not None and not self._more_came.done():

@@ -34,7 +34,7 @@ def content_of(db: sqlite3.Connection, submission: int, directory: Path) -> Cont
     try:
         with db.blobopen("body", "content", submission, readonly=True) as blob:
             while block := blob.read(BLOCK):
-                spool.write(block)
+                spool.write(block, ascii_only=block.isascii(), dots=True)
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
             raise

@@ -34,7 +34,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def filed(octets: bytes) -> Spooled:
     spool = Spool(TMP)
     for at in range(0, len(octets), 11):
-        spool.write(octets[at : at + 11])
+        part = octets[at : at + 11]
+        spool.write(part, ascii_only=part.isascii(), dots=True)
     found = spool.take()
     if isinstance(found, bytes):  # nothing was written
         file = tempfile.TemporaryFile(dir=TMP)  # noqa: SIM115  closed with `found`

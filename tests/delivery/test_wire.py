@@ -38,6 +38,19 @@ def test_stuffing_is_the_same_however_the_content_is_cut(body: bytes, cuts: list
     assert b"".join([views.feed(memoryview(p)) for p in parts]) + views.end() == stuffed(body)
 
 
+@given(
+    parts=st.lists(
+        st.tuples(_BODIES, st.sampled_from([bytes, bytearray, memoryview])), max_size=6
+    )
+)
+def test_what_is_told_to_have_no_dots_is_stuffed_where_the_parts_meet(
+    parts: list[tuple[bytes, type]],
+) -> None:
+    stuffer = wire.Stuffer()
+    sent = [stuffer.feed(kind(part), dots=b"\r\n." in part) for part, kind in parts]
+    assert b"".join([*sent, stuffer.end()]) == stuffed(b"".join(part for part, _ in parts))
+
+
 @given(body=_BODIES)
 def test_every_single_cut_and_octet_by_octet(body: bytes) -> None:
     expected = stuffed(body)

@@ -131,7 +131,7 @@ BODIES = st.lists(
 def spooled(octets: bytes, folder: Path) -> Content:
     """As the front door has it."""
     spool = Spool(folder)
-    spool.write(octets)
+    spool.write(octets, ascii_only=octets.isascii(), dots=True)
     return spool.take()
 
 

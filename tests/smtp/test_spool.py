@@ -26,7 +26,7 @@ def test_what_went_in_comes_out_once(sizes: list[int]) -> None:
     spool_ = Spool(TMP)
     pieces = [bytes([n]) * size for n, size in enumerate(sizes)]
     for piece in pieces:
-        spool_.write(piece)
+        spool_.write(piece, ascii_only=True, dots=False)
     taken = spool_.take()
     assert isinstance(taken, bytes) == (sum(sizes) <= SPOOL_AT)
     assert bytes(taken) == b"".join(pieces)
@@ -74,8 +74,8 @@ def test_a_full_disk_is_a_temporary_refusal_after_the_whole_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class FullSpool(Spool):
-        def write(self, octets: bytes) -> None:
-            super().write(octets)
+        def write(self, octets: bytes | memoryview, *, ascii_only: bool, dots: bool) -> None:
+            super().write(octets, ascii_only=ascii_only, dots=dots)
             if self.on_disk:
                 raise OSError(28, "No space left on device")
 
