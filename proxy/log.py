@@ -471,6 +471,11 @@ def optout_kept(*, ref: str, sender: str, stream: str, via: str) -> None:
     )
 
 
+def api_recorded(*, token: str, events: int, new: int) -> None:
+    """The holder of a token reported so many events, of which these were not on record."""
+    _limited("info", "api.recorded", (token,), _ROUTINE, token=token, events=events, new=new)
+
+
 def api_answered(*, token: str, stream: str, subjects: int) -> None:
     """The API told the holder of a token about so many people."""
     _limited(

@@ -1,4 +1,4 @@
-"""`/api/v1` of the admin address (`docs/api.md`): asks what a mail would come to. Writes nothing.
+"""`/api/v1` of the admin address (`docs/api.md`): asks what a mail would come to, and takes events.
 
 The only file that knows FastAPI. There are no pages for trying it out: they would load scripts from
 elsewhere. Its description is at `/api/v1/openapi.json`.
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import FastAPI, Request, Security
+from fastapi import FastAPI, Header, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
@@ -32,24 +32,29 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from policy.address import Address, AddressError, parse
+from policy.events import EVENT_FIELDS
 from policy.explain import explain
 from policy.model import Reason, Verdict
 from policy.pack import Packs
 from proxy import log
 from proxy.config import ApiToken, Settings, Stream
 from proxy.errors import StoreError
+from proxy.imports import Entry
 from proxy.inquiry import Inquiry, as_known_at, decision_fields, decision_grounds, refusal_fields
 from proxy.keys import Keys
-from proxy.store.model import Store
+from proxy.store.model import Added, Store
+from proxy.web.events import HalfRecordedError, NotYoursError, Recorder, Wrong, record
 from proxy.web.guard import BODY_SECONDS, Guard
 from proxy.web.problem import NO_STORE, PROBLEM, problem
 
 PREFIX = "/api/v1"
 ADDRESSES = 1000
+EVENTS = 1000
 #: Each counterfactual is some dozens of decisions.
 COUNTERFACTUALS = 100
 #: Requests decided side by side; the others wait, so that mail does not.
 _AT_ONCE = 2
+_SOON = {"retry-after": "5"}
 
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d(:\d\d(\.\d{1,6})?)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -172,6 +177,64 @@ class DecisionsOut(_Model):
     decisions: list[DecisionOut]
 
 
+class EventIn(BaseModel):
+    """One event, with the columns of an import beside these: those of its type, and the
+    recipient's (country, kind, language, ...). Lists are lists, truths are true or false."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    address: Annotated[Text, Field(max_length=1000, description="Whom it is about.")]
+    type: Annotated[
+        Literal[tuple(EVENT_FIELDS)],  # type: ignore[valid-type]
+        Field(description="`objection` is an opt-out: of `scope` marketing where it says none."),
+    ]
+    sender: Annotated[
+        Text | None,
+        Field(max_length=64, description="Needed where the token is for several."),
+    ] = None
+    at: Annotated[
+        Instant | None, Field(description="When it happened. Default: now.")
+    ] = None
+    evidence: Annotated[
+        Text | None,
+        Field(description="What proves it, such as `form:signup-v3`: a basis without is none."),
+    ] = None
+
+
+class EventsRequest(_Model):
+    """Events that happened elsewhere: all are sound, or none is recorded."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"events": [{"address": "anna@example.nl", "type": "objection"}]},
+            ]
+        }
+    )
+
+    events: Annotated[
+        list[EventIn], Field(min_length=1, max_length=EVENTS, description="In no order.")
+    ]
+
+
+class RecordedOut(_Model):
+    """What became of an event."""
+
+    result: Annotated[
+        Added,
+        Field(
+            description="`known`: it was on record. `kept`: durable and binding here, the store has"
+            " it later."
+        ),
+    ]
+
+
+class EventsOut(_Model):
+    """One result for each event, in their order."""
+
+    events: list[RecordedOut]
+
+
 class ErrorOut(_Model):
     """One place of the request and what is wrong there."""
 
@@ -207,6 +270,7 @@ class Api:
         self._packs = packs
         self._clock = clock
         self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._recorder = Recorder(settings, keys, clock=clock)
         self.app: ASGIApp = Guard(
             self._fastapi(), settings.api_tokens, frozenset({"/openapi.json"}), body_seconds
         )
@@ -230,15 +294,32 @@ class Api:
             500: "Something unforeseen.",
             503: "The store cannot answer now.",
         }
+        problems: dict[int | str, dict[str, Any]] = {
+            status: {"model": Problem, "description": words} for status, words in told.items()
+        }
+        app.post(
+            "/events",
+            operation_id="record",
+            summary="Record opt-outs, consents and relationships",
+            description="An opt-out is `{\"address\": ..., \"type\": \"objection\"}`: once this is"
+            " answered 200 no mail that it is against leaves any more. Role editor.",
+            response_model=EventsOut,
+            responses={
+                **problems,
+                202: {
+                    "model": EventsOut,
+                    "description": "The store cannot be written: opt-outs bind this process.",
+                },
+            },
+            dependencies=[Security(HTTPBearer(auto_error=False))],
+        )(self._events)
         app.post(
             "/decisions",
             operation_id="decide",
             summary="What a mail to these people would come to",
             response_model=DecisionsOut,
             response_model_exclude_unset=True,
-            responses={
-                status: {"model": Problem, "description": words} for status, words in told.items()
-            },
+            responses=problems,
             dependencies=[Security(HTTPBearer(auto_error=False))],
         )(self._decisions)
 
@@ -262,18 +343,63 @@ class Api:
         if asked.counterfactual and len(asked.addresses) > COUNTERFACTUALS:
             return _wrong("counterfactual", f"with at most {COUNTERFACTUALS} addresses")
         if self.store is None:
-            return problem(503, "starting", headers={"retry-after": "5"})
+            return problem(503, "starting", headers=_SOON)
         try:
             async with self._turn:
                 data = await self._answer(asked, stream, self.store)
         except StoreError as error:
             log.store_failed(ref="", operation="lookup", error=str(error))
-            return problem(503, "the store cannot answer now", headers={"retry-after": "5"})
+            return problem(503, "the store cannot answer now", headers=_SOON)
         except Exception as error:
             log.incident(ref="", error=error)
             return problem(500, "something unforeseen; it is in the log")
         log.api_answered(token=token.name, stream=stream.id, subjects=len(asked.addresses))
         return Response(orjson.dumps(data), headers=NO_STORE, media_type="application/json")
+
+    async def _events(
+        self,
+        request: Request,
+        asked: EventsRequest,
+        idempotency_key: Annotated[
+            Text,
+            Header(
+                max_length=255,
+                description="Events without `at` that come again with it are the same events.",
+            ),
+        ] = "",
+    ) -> Response:
+        token: ApiToken = request.state.token
+        if token.role != "editor":
+            return problem(403, "to record is for the role editor")
+        if self.store is None:
+            return problem(503, "starting", headers=_SOON)
+        rows = [
+            {**event.model_dump(), "at": event.at.isoformat() if event.at else None}
+            for event in asked.events
+        ]
+        try:
+            async with self._turn:
+                entries = await self._recorder.read(rows, token, idempotency_key)
+            wrong = [one for one in entries if isinstance(one, Wrong)]
+            if wrong:
+                told = [{"place": one.place, "detail": one.reason} for one in wrong[:20]]
+                return problem(422, "nothing was recorded: see errors", errors=told)
+            added = await record([e for e in entries if isinstance(e, Entry)], self.store)
+        except NotYoursError:
+            return problem(403, "the token is not for the sender of an event")
+        except HalfRecordedError:
+            words = "the store cannot be written now: opt-outs are recorded, nothing else is"
+            return problem(503, words, headers=_SOON)
+        except StoreError as error:
+            log.store_failed(ref="", operation="append", error=str(error))
+            return problem(503, "the store cannot be written now", headers=_SOON)
+        except Exception as error:
+            log.incident(ref="", error=error)
+            return problem(500, "something unforeseen; it is in the log")
+        log.api_recorded(token=token.name, events=len(added), new=added.count(Added.NEW))
+        data = {"events": [{"result": one.value} for one in added]}
+        status = 202 if Added.KEPT in added else 200
+        return Response(orjson.dumps(data), status, NO_STORE, "application/json")
 
     async def _answer(
         self, asked: DecisionRequest, stream: Stream, store: Store
@@ -344,7 +470,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
         title=app.title,
         version=app.version,
         openapi_version="3.1.0",
-        description="What the relay would decide, by the same facts and rules.",
+        description="What the relay would decide, by the same facts and rules, and what that rests"
+        " on: opt-outs and consents, recorded by `POST /events`.",
         routes=app.routes,
         servers=[{"url": PREFIX}],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,7 +32,7 @@ from proxy.web.server import HttpServer
 T = TypeVar("T")
 
 NOW = datetime.now(UTC).replace(microsecond=0)
-TOKENS = {name: f"sluis_{name:x<43}" for name in ("reader", "editor", "auditor", "globex")}
+TOKENS = {name: f"sluis_{name:x<43}" for name in ("reader", "editor", "auditor", "globex", "shop")}
 
 CONFIG = """\
 [server]
@@ -142,14 +143,27 @@ class Site:
         headers = {"authorization": f"Bearer {TOKENS[role]}"} if role is not None else {}
         return httpx2.post(f"{self.url}/api/v1/decisions", json=body, headers=headers, timeout=30)
 
+    def report(
+        self, *events: dict[str, Any], role: str | None = "editor", key: str = "", **more: Any
+    ) -> httpx2.Response:
+        """`POST /api/v1/events`."""
+        headers = {"content-type": "application/json"}
+        if role is not None:
+            headers["authorization"] = f"Bearer {TOKENS[role]}"
+        if key:
+            headers["idempotency-key"] = key
+        body = json.dumps({"events": list(events), **more})  # escapes half a surrogate pair
+        url = f"{self.url}/api/v1/events"
+        return httpx2.post(url, content=body, headers=headers, timeout=30)
+
 
 def tokens() -> str:
     """The configuration of `TOKENS`."""
     lines = []
     for name, token in TOKENS.items():
-        role = name if name != "globex" else "auditor"
+        role = {"globex": "auditor", "shop": "editor"}.get(name, name)
         lines += ["[[api_tokens]]", f'name = "{name}"', f'token_hash = "{digest(token)}"']
-        lines += [f'role = "{role}"', 'senders = ["globex"]' if name == "globex" else ""]
+        lines += [f'role = "{role}"', 'senders = ["globex"]' if role != name else ""]
     return "\n".join(lines) + "\n"
 
 

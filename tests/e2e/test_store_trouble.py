@@ -15,6 +15,7 @@ from running_sluis import CONFIG, OPT_IN, World, message, until
 
 from policy.address import parse
 from policy.model import Objection
+from proxy.api_tokens import digest
 from proxy.app import running
 from proxy.config import load
 from proxy.errors import StoreMissing, StoreUnavailable
@@ -27,6 +28,7 @@ pytest_plugins = ("running_sluis",)
 
 ANNA, BRAM, CEES = "anna@example.nl", "bram@example.nl", "cees@example.nl"
 BRAM2 = "bram2@example.nl"
+TOKEN = f"sluis_{'x' * 43}"
 QUEUED = '[delivery]\nmode = "queued"'
 
 
@@ -458,6 +460,37 @@ def failures(capfd: pytest.CaptureFixture[str], reply: str) -> int:
     ref = reply.rpartition("(ref ")[2].rstrip(")")
     lines = capfd.readouterr().err.splitlines()
     return sum("message.failed" in line and ref in line for line in lines)
+
+
+async def report(w: World, *events: dict[str, object]) -> tuple[int, list[str]]:
+    """`POST /api/v1/events`: the status, and what became of each."""
+    url = f"http://127.0.0.1:{w.sluis.admin_port}/api/v1/events"
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(url, json={"events": list(events)}, headers=headers)
+    return answer.status_code, [one["result"] for one in answer.json().get("events", ())]
+
+
+async def test_an_opt_out_that_an_application_reports_binds_without_the_store(
+    house: House,
+) -> None:
+    token = f'[[api_tokens]]\nname = "crm"\ntoken_hash = "{digest(TOKEN)}"\nrole = "editor"\n'
+    house.path.write_text(house.path.read_text() + token)
+    w = await prepared(house)
+    dora = {"address": "dora@example.nl", "type": "opt-in", "box": "unticked", "evidence": "f:1"}
+    assert await report(w, {**dora, "topics": ["newsletter"], "country": "NL"}) == (200, ["new"])
+    assert (await w.send("dora@example.nl", message())).startswith("250 ")
+    objection: dict[str, object] = {"address": "dora@example.nl", "type": "objection"}
+    assert await report(w, objection) == (200, ["new"])
+    assert (await w.send("dora@example.nl", message())).startswith("550 5.7.1 suppressed")
+    said: dict[str, object] = {"address": ANNA, "type": "objection", "at": "2026-11-20T10:00:00Z"}
+    with house.locked():
+        assert await report(w, said) == (202, ["kept"])
+        assert await report(w, {**dora, "address": CEES}) == (503, [])
+    await up(w)
+    assert (await w.send(ANNA, message())).startswith("550 5.7.1 suppressed")
+    assert await report(w, said) == (200, ["known"])
+    assert len(house.sink.messages) == 1
 
 
 def locked_at_the_dot(house: House) -> AsyncExitStack:
