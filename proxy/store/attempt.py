@@ -27,7 +27,7 @@ from proxy.store.model import (
 )
 from proxy.store.sql import attempt as sql
 from proxy.store.sql.claim import ADD_ATTEMPT, ADD_DECISION
-from proxy.store.sql.lease import ADD_OUTCOME, END
+from proxy.store.sql.lease import ADD_OUTCOME, END, END_KNOWN
 from proxy.store.sql.ledger import MARK_MAIL
 
 
@@ -68,7 +68,7 @@ class Reclaim:
         found = db.execute(*sql.ROW(row=new.row)).fetchone()
         if found is None:
             raise LookupError("no such row")
-        state, attempts, owed, _, _, _, copy, n, instance, epoch, _ = found
+        state, attempts, owed, _, _, exact, copy, n, instance, epoch, _ = found
         owner = self._owner
         if (state, attempts, instance, epoch) != (
             State.ATTEMPTING, new.attempt, owner.instance, owner.epoch,
@@ -91,9 +91,9 @@ class Reclaim:
                 )
             )
             if owed and not waits:
-                bodies.drop(db, copy)
+                bodies.drop(db, exact, copy)
             return RowFate(n=n, fate=Fate.RECORDED, row=new.row, reply=new.reply)
-        (maybe_sent,) = db.execute(*sql.MAYBE_SENT(copy=copy)).fetchone()
+        (maybe_sent,) = db.execute(*sql.MAYBE_SENT(exact=exact, copy=copy)).fetchone()
         no = attempts + 1
         db.execute(
             ADD_ATTEMPT.sql,
@@ -162,22 +162,24 @@ class Record:
         else:
             return accepted
         open_ = end in (State.WAITING, State.HELD)
-        db.execute(
-            *END(
-                row=o.row,
-                state=end.value,
-                reply=o.reply,
-                unknown=int(o.result is Result.UNKNOWN),
-                next_try=self._due(db, o, end, at) if open_ else None,
-                ended_at=None if open_ else at,
-            )
-        )
-        if accepted:
-            db.execute(*sql.SETTLE_COPY(copy=copy, reply=o.reply, ended_at=at))
-            if marketing:
-                db.execute(MARK_MAIL.sql, (exact, sender, at))
-        if accepted or (owed and not open_):
-            bodies.drop(db, copy)
+        next_try = self._due(db, o, end, at) if open_ else None
+        ended_at = None if open_ else at
+        if o.result is Result.UNKNOWN:
+            db.execute(
+                *END(
+                    row=o.row, state=end.value, reply=o.reply, unknown=1, next_try=next_try,
+                    ended_at=ended_at,
+                )
+            )  # fmt: skip
+        else:
+            db.execute(END_KNOWN.sql, (end.value, next_try, o.reply, ended_at, o.row))
+        if accepted and marketing:
+            db.execute(MARK_MAIL.sql, (exact, sender, at))
+        # The live row of a copy is its only one (`ux_delivery_live`): beside it nothing waits.
+        if accepted and not mine:
+            db.execute(*sql.SETTLE_COPY(exact=exact, copy=copy, reply=o.reply, ended_at=at))
+        if (accepted and not mine) or (owed and not open_):
+            bodies.drop(db, exact, copy)
         return True
 
     def _due(self, db: sqlite3.Connection, o: Outcome, end: State, at: int) -> int:
@@ -235,12 +237,12 @@ class Settle:
         found = db.execute(*sql.ROW(row=row)).fetchone()
         if found is None:
             raise LookupError("no such row")
-        state, _, owed, *_, copy, _, _, _, submission = found
+        state, _, owed, _, _, exact, copy, _, _, _, submission = found
         kept = self._settlement.body
         if (
             kept is None
             or state != State.RETURNED
-            or db.execute(*sql.TAKEN_UP(copy=copy, row=row)).fetchone() is not None
+            or db.execute(*sql.TAKEN_UP(exact=exact, copy=copy, row=row)).fetchone() is not None
         ):
             return bool(owed)
         bodies.add(db, submission, kept)

@@ -42,6 +42,6 @@ def content_of(db: sqlite3.Connection, submission: int, directory: Path) -> Cont
     return spool.take()
 
 
-def drop(db: sqlite3.Connection, copy_key: str) -> None:
-    """Forget the mail of each submission of this copy that owes nobody any more."""
-    db.execute(*sql.DROP(copy=copy_key))
+def drop(db: sqlite3.Connection, exact: str, copy_key: str) -> None:
+    """Forget the mail of each submission of this person's copy that owes nobody any more."""
+    db.execute(*sql.DROP(exact=exact, copy=copy_key))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from policy.model import Decision
 from proxy.store import bodies, counting, ledger, several
-from proxy.store.codec import array, basis_json, day_or_instant, micros, to_json
+from proxy.store.codec import basis_json, day_or_instant, micros, to_json
 from proxy.store.lease import Owner
 from proxy.store.model import (
     Fate,
@@ -82,7 +82,11 @@ class Claim:
         self._owner = owner
         self._at = micros(intake.at)
         self._dedupe_from = micros(intake.dedupe_from)
-        self._copy_keys = array([r.copy_key for r in rows])
+        if len(rows) == 1:
+            self._prior = sql.PRIOR_ONE(exact=rows[0].subject.exact, copy_key=rows[0].copy_key)
+        else:
+            copies = to_json([(r.subject.exact, r.copy_key) for r in rows])
+            self._prior = sql.PRIOR(copies=copies)
         self._submission = submission_columns(intake.submission)
         self._decisions = [decision_columns(r.decision, r.facts, self._at) for r in rows]
 
@@ -90,7 +94,7 @@ class Claim:
         """All rows or none."""
         rows = self._intake.rows
         prior: dict[str, list[_Prior]] = {}
-        for copy_key, *columns in db.execute(*sql.PRIOR(copy_keys=self._copy_keys)):
+        for copy_key, *columns in db.execute(*self._prior):
             prior.setdefault(copy_key, []).append(_Prior(*columns))
         fates = {
             r.n: _dedupe(r.n, prior.get(r.copy_key, ()), self._dedupe_from, self._owner)

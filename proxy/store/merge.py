@@ -131,14 +131,14 @@ class Merge:
 
     def _add(self, db: sqlite3.Connection, intent: Intent, ended: Ended | None) -> bool | None:
         """Whether another copy may be out; None where the attempt was here already."""
-        copy = intent.copy_key
-        if db.execute(*sql.MERGED(copy=copy, ref=intent.ref)).fetchone() is not None:
+        copy, exact = intent.copy_key, str(intent.row["exact"])
+        if db.execute(*sql.MERGED(exact=exact, copy=copy, ref=intent.ref)).fetchone() is not None:
             return None
         result = ended.outcome.result if ended else Result.UNKNOWN
         reply = ended.outcome.reply if ended else ""
         at = micros(ended.outcome.at) if ended else self._at
-        (maybe_sent,) = db.execute(*MAYBE_SENT(copy=copy)).fetchone()
-        other = db.execute(*sql.OTHERS(copy=copy)).fetchone() is not None
+        (maybe_sent,) = db.execute(*MAYBE_SENT(exact=exact, copy=copy)).fetchone()
+        other = db.execute(*sql.OTHERS(exact=exact, copy=copy)).fetchone() is not None
         who = {"instance": self._owner.instance, "epoch": self._owner.epoch}
         submission_id = db.execute(*ADD_SUBMISSION(**intent.submission)).lastrowid
         id_ = db.execute(
@@ -175,8 +175,8 @@ class Merge:
         )
         if result is Result.ACCEPTED:
             # Whatever waits of this copy has left by another way.
-            db.execute(*SETTLE_COPY(copy=copy, reply=reply, ended_at=at))
-            bodies.drop(db, copy)
+            db.execute(*SETTLE_COPY(exact=exact, copy=copy, reply=reply, ended_at=at))
+            bodies.drop(db, exact, copy)
         # A second copy is out only where this attempt may have sent one.
         sent = result in (Result.ACCEPTED, Result.UNKNOWN)
         return other and sent

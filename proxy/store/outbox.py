@@ -73,18 +73,18 @@ class TakeRow:
         found = db.execute(*ROW(row=take.row)).fetchone()
         if found is None:
             raise LookupError("no such row")
-        state, attempts, _, _, _, _, copy, n, *_ = found
+        state, attempts, _, _, _, exact, copy, n, *_ = found
         # What is held can only be given up here; a person lets it wait again (`Hasten`).
         held = state == State.HELD and take.state is State.FAILED
         if not (held or state == State.WAITING) or attempts != take.attempts:
             return _one(RowFate(n=n, fate=Fate.BUSY, row=take.row, attempt=attempts))
         elsewhere = db.execute(
-            *sql.RELAYED(copy=copy, since=micros(take.dedupe_from), limit=1)
+            *sql.RELAYED(exact=exact, copy=copy, since=micros(take.dedupe_from), limit=1)
         ).fetchone()
         if elsewhere is not None:
             reply, ref = elsewhere
             self._end(db, State.RELAYED, reply)
-            bodies.drop(db, copy)
+            bodies.drop(db, exact, copy)
             return _one(RowFate(n=n, fate=Fate.ANSWERED, row=take.row, ref=ref, reply=reply))
         if take.decision is not None and ledger.touched(db, take.high, [take.subject]):
             return IntakeResult(stale=True)
@@ -97,21 +97,21 @@ class TakeRow:
             made = db.execute(ADD_DECISION.sql, (take.row, *self._decision))
             decision_id = made.lastrowid or 0
         if take.state is State.ATTEMPTING:
-            return _one(self._attempt(db, copy, n, attempts + 1, decision_id))
+            return _one(self._attempt(db, exact, copy, n, attempts + 1, decision_id))
         self._end(db, take.state, take.reply)
         if take.state is not State.WAITING:
-            bodies.drop(db, copy)
+            bodies.drop(db, exact, copy)
             if take.notice is not None:
                 add_notice(db, take.notice, self._at)
         return _one(RowFate(n=n, fate=Fate.RECORDED, row=take.row, reply=take.reply))
 
     def _attempt(
-        self, db: sqlite3.Connection, copy: str, n: int, no: int, decision_id: int
+        self, db: sqlite3.Connection, exact: str, copy: str, n: int, no: int, decision_id: int
     ) -> RowFate:
         take, owner = self._take, self._owner
         if owner is None:
             raise ValueError("only the process that owns the outbox claims")
-        (maybe_sent,) = db.execute(*MAYBE_SENT(copy=copy)).fetchone()
+        (maybe_sent,) = db.execute(*MAYBE_SENT(exact=exact, copy=copy)).fetchone()
         attempt = (take.row, no, decision_id, owner.instance, owner.epoch, self._at, maybe_sent)
         db.execute(ADD_ATTEMPT.sql, attempt)
         db.execute(

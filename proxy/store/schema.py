@@ -185,9 +185,10 @@ delivery = Table(
     _text("reply"),
     _int("ended_at", null=True),
     _int("lease", null=True),
+    # Not IN: SQLite builds a table of three members or more, for each row that it writes.
     CheckConstraint(
-        "state IN ('attempting', 'waiting', 'held', 'relayed', 'blocked', 'failed', 'returned',"
-        " 'unknown')",
+        "state = 'attempting' OR state = 'relayed' OR state = 'blocked' OR state = 'waiting'"
+        " OR state = 'failed' OR state = 'returned' OR state = 'unknown' OR state = 'held'",
         name="delivery_state",
     ),
     CheckConstraint(
@@ -195,8 +196,8 @@ delivery = Table(
         name="delivery_owner",
     ),
     Index("ix_delivery_submission", "submission"),
-    Index("ix_delivery_exact", "exact"),
-    Index("ix_delivery_copy", "copy_key"),
+    # A copy is one person's, so that one index finds both.
+    Index("ix_delivery_copy", "exact", "copy_key"),
     Index(
         "ix_delivery_person",
         "wide",
@@ -207,7 +208,7 @@ delivery = Table(
         "ux_delivery_live",
         "copy_key",
         unique=True,
-        sqlite_where=text("state IN ('attempting', 'waiting', 'held')"),
+        sqlite_where=text("state = 'attempting' OR state = 'waiting' OR state = 'held'"),
     ),
     Index(
         "ix_delivery_attempting",

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from store_values import after, event, intake, outcome, person, row
+from store_values import ANNA, after, event, intake, outcome, person, row
 
 from proxy.errors import StoreUnavailable
 from proxy.fallback.file import open_file
@@ -22,7 +22,7 @@ from proxy.fallback.records import decoded
 from proxy.fallback.shelter import Shelter
 from proxy.fallback.store import FallbackStore
 from proxy.store.codec import UNDEDUPED
-from proxy.store.model import Intake
+from proxy.store.model import Intake, Subject
 from proxy.store.sqlite import SqliteStore, open_sqlite
 
 
@@ -48,9 +48,9 @@ def say(**words: object) -> None:
     os.write(1, json.dumps(words).encode() + b"\n")
 
 
-def without(ref: str, copy_key: str) -> Intake:
+def without(ref: str, copy_key: str, who: Subject = ANNA) -> Intake:
     """One recipient's mail that is no marketing, decided without the store."""
-    made = intake(ref, row(copy_key, person(ref), marketing=False), stream="orders")
+    made = intake(ref, row(copy_key, who, marketing=False), stream="orders")
     submission = replace(made.submission, category="transactional", marks=(UNDEDUPED,))
     return replace(made, submission=submission, undeduped=True)
 

@@ -185,7 +185,7 @@ async def test_what_an_earlier_run_left_open_is_unknown(both: Both, tmp_path: Pa
     [entry] = await store.journal(ref="r1")
     assert (entry.state, entry.maybe_sent) == (State.UNKNOWN, True)
     seen = await high(store)
-    retry = only(await store.claim(intake("r2", row("k1", person("r1")), high=seen)))
+    retry = only(await store.claim(intake("r2", row("k1"), high=seen)))
     assert (retry.fate, retry.ambiguous_retry) == (Fate.CLAIMED, True)
     await store.close()
 
@@ -208,7 +208,7 @@ async def test_copies_that_this_process_knows_are_not_sent_beside(both: Both) ->
 async def test_a_second_copy_is_counted_and_no_row_is_made_unknown(both: Both) -> None:
     """The store had all three; this run does not know of them any more."""
     store = both.store
-    rows = [row("waits", marketing=False), row("unknown", BRAM, n=2, marketing=False)]
+    rows = [row("waits", marketing=False), row("unknown", n=2, marketing=False)]
     await store.claim(
         replace(
             intake("w", replace(rows[0], state=State.WAITING), high=await high(store)), body=BODY
@@ -543,7 +543,7 @@ async def test_a_failed_sync_is_not_tried_again(
     with pytest.raises(StoreDown):
         await store.oppose(event("o3"))
     with pytest.raises(StoreDown):
-        await store.claim(without("r1", "k1"))
+        await store.claim(without("r1", "k1", BRAM))
     assert "fallback" in store.degraded
     assert not store.goes_on
     await store.close()

@@ -19,10 +19,10 @@ QUERIES: dict[str, tuple[Query, dict[str, object]]] = {
     "show": (outbox.ONE, {"ref": "r", "limit": 10}),
     "due": (outbox.DUE, {"at": 1, "limit": 10}),
     "owed": (outbox.OWED, {"row": 1}),
-    "relayed": (outbox.RELAYED, {"copy": "k", "since": 1, "limit": 1}),
+    "relayed": (outbox.RELAYED, {"exact": "p", "copy": "k", "since": 1, "limit": 1}),
     "hasten": (outbox.HASTEN, {"rows": "[1]", "next_try": 1}),
     "told": (outbox.TOLD, {"copies": "[]", "since": 1}),
-    "drop": (bodies.DROP, {"copy": "k"}),
+    "drop": (bodies.DROP, {"exact": "p", "copy": "k"}),
 }
 
 

@@ -34,7 +34,7 @@ from proxy.store import connection
 from proxy.store.model import Fate, Result, State
 from proxy.store.query import Query
 from proxy.store.schema import APPEND_ONLY
-from proxy.store.sql import attempt, claim, journal, ledger
+from proxy.store.sql import attempt, claim, journal, lease, ledger
 from proxy.store.sqlite import SqliteStore, open_sqlite
 
 
@@ -192,6 +192,30 @@ async def test_no_hot_statement_scans_a_table(store: SqliteStore) -> None:
         return found
 
     assert await store._pages.run(scans) == []
+
+
+async def test_what_every_mail_writes_builds_no_table_for_it(store: SqliteStore) -> None:
+    """SQLite makes one, with a page cache of its own, for `IN` with three or more members."""
+    hot = {
+        name: getattr(module, name)
+        for module, names in (
+            (claim, ("PRIOR_ONE", "ADD_SUBMISSION", "ADD_DELIVERY", "ADD_DECISION", "ADD_ATTEMPT")),
+            (attempt, ("ROW",)),
+            (lease, ("EPOCH", "ADD_OUTCOME", "END", "END_KNOWN")),
+            (ledger, ("HIGH", "MARK_MAIL", "ADD_ADDRESS", "LOOKUP_ONE")),
+        )
+        for name in names
+    }
+
+    def built(db: sqlite3.Connection) -> set[str]:
+        return {
+            name
+            for name, query in hot.items()
+            for _, code, *_ in db.execute(f"EXPLAIN {query.sql}", ("x",) * len(query.names))
+            if code in ("OpenEphemeral", "OpenAutoindex", "SorterOpen")
+        }
+
+    assert await store._writer.run(built) == set()
 
 
 # -- one bad operation, one bad entry --------------------------------------------------------------

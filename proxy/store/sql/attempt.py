@@ -29,15 +29,15 @@ SAME_OUTCOME = Query(
 SETTLE_COPY = Query(
     """UPDATE delivery
     SET state='relayed', next_try=NULL, reply=?, ended_at=?
-    WHERE delivery.copy_key = ? AND delivery.state IN ('waiting', 'held')""",
-    ("reply", "ended_at", "copy"),
+    WHERE delivery.exact = ? AND delivery.copy_key = ? AND delivery.state IN ('waiting', 'held')""",
+    ("reply", "ended_at", "exact", "copy"),
 )
 
 MAYBE_SENT = Query(
     """SELECT coalesce(max(delivery.maybe_sent), 0) AS coalesce_1
     FROM delivery
-    WHERE delivery.copy_key = ?""",
-    ("copy",),
+    WHERE delivery.exact = ? AND delivery.copy_key = ?""",
+    ("exact", "copy"),
 )
 
 ATTEMPT_AGAIN = Query(
@@ -58,9 +58,9 @@ RECEIVED_AT = Query(
 TAKEN_UP = Query(
     """SELECT 1
     FROM delivery AS others
-    WHERE others.copy_key = ? AND others.id != ? AND others.state IN ('attempting', 'waiting',
-      'held', 'relayed')""",
-    ("copy", "row"),
+    WHERE others.exact = ? AND others.copy_key = ? AND others.id != ? AND others.state IN
+      ('attempting', 'waiting', 'held', 'relayed')""",
+    ("exact", "copy", "row"),
 )
 
 WAIT = Query(

@@ -25,9 +25,9 @@ DROP = Query(
     """DELETE FROM body
     WHERE body.submission IN (SELECT delivery.submission
     FROM delivery
-    WHERE delivery.copy_key = ?) AND NOT (EXISTS (SELECT 1
+    WHERE delivery.exact = ? AND delivery.copy_key = ?) AND NOT (EXISTS (SELECT 1
     FROM delivery AS others
     WHERE others.submission = body.submission AND others.owed = 1 AND others.state IN
       ('attempting', 'waiting', 'held')))""",
-    ("copy",),
+    ("exact", "copy"),
 )

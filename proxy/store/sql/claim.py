@@ -6,12 +6,23 @@ PRIOR = Query(
     """SELECT delivery.copy_key, delivery.id, delivery.state, delivery.owed, delivery.maybe_sent,
       delivery.last_attempt_at, delivery.attempts, delivery.instance, delivery.epoch,
       delivery.reply, submission.ref
+    FROM json_each(?) AS asked
+    JOIN delivery ON delivery.exact = (asked.value ->> 0) AND delivery.copy_key = (asked.value
+      ->> 1)
+    JOIN submission ON submission.id = delivery.submission
+    ORDER BY delivery.id""",
+    ("copies",),
+)
+
+PRIOR_ONE = Query(
+    """SELECT delivery.copy_key, delivery.id, delivery.state, delivery.owed, delivery.maybe_sent,
+      delivery.last_attempt_at, delivery.attempts, delivery.instance, delivery.epoch,
+      delivery.reply, submission.ref
     FROM delivery
     JOIN submission ON submission.id = delivery.submission
-    WHERE delivery.copy_key IN (SELECT anon_1.value
-    FROM json_each(?) AS anon_1)
+    WHERE delivery.exact = ? AND delivery.copy_key = ?
     ORDER BY delivery.id""",
-    ("copy_keys",),
+    ("exact", "copy_key"),
 )
 
 ADD_SUBMISSION = Query(

@@ -22,13 +22,20 @@ END = Query(
     ("state", "unknown", "next_try", "reply", "ended_at", "row"),
 )
 
+END_KNOWN = Query(
+    """UPDATE delivery
+    SET state=?, next_try=?, reply=?, ended_at=?
+    WHERE delivery.id = ?""",
+    ("state", "next_try", "reply", "ended_at", "row"),
+)
+
 ORPHANS = Query(
     """SELECT delivery.id, delivery.attempts, delivery.owed, submission.received_at
     FROM delivery
     JOIN submission ON submission.id = delivery.submission
     WHERE delivery.id IN (SELECT open.id
     FROM delivery AS open
-    WHERE open.state = 'attempting') AND ((EXISTS (SELECT 1
+    WHERE open.instance > '' AND open.state = 'attempting') AND ((EXISTS (SELECT 1
     FROM instance
     WHERE instance.id = delivery.instance AND instance.epoch > delivery.epoch)) OR
       (delivery.instance != ? OR delivery.epoch != ?) AND delivery.lease <= ? OR delivery.lease

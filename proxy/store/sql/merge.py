@@ -17,16 +17,17 @@ MERGED = Query(
     """SELECT 1
     FROM delivery
     JOIN submission ON submission.id = delivery.submission
-    WHERE delivery.copy_key = ? AND submission.ref = ? AND (EXISTS (SELECT 1
+    WHERE delivery.exact = ? AND delivery.copy_key = ? AND submission.ref = ? AND (EXISTS
+      (SELECT 1
     FROM json_each(submission.marks) AS mark
     WHERE mark.value = 'undeduped'))""",
-    ("copy", "ref"),
+    ("exact", "copy", "ref"),
 )
 
 OTHERS = Query(
     """SELECT 1
     FROM delivery
-    WHERE delivery.copy_key = ? AND (delivery.state IN ('relayed', 'unknown') OR delivery.state
-      = 'attempting' OR delivery.maybe_sent = 1)""",
-    ("copy",),
+    WHERE delivery.exact = ? AND delivery.copy_key = ? AND (delivery.state IN ('relayed',
+      'unknown') OR delivery.state = 'attempting' OR delivery.maybe_sent = 1)""",
+    ("exact", "copy"),
 )

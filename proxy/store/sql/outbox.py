@@ -40,9 +40,10 @@ RELAYED = Query(
     """SELECT delivery.reply, submission.ref
     FROM delivery
     JOIN submission ON submission.id = delivery.submission
-    WHERE delivery.copy_key = ? AND delivery.state = 'relayed' AND delivery.last_attempt_at >= ?
+    WHERE delivery.exact = ? AND delivery.copy_key = ? AND delivery.state = 'relayed' AND
+      delivery.last_attempt_at >= ?
     ORDER BY delivery.id LIMIT ? OFFSET ?""",
-    ("copy", "since", "limit", "param_1"),
+    ("exact", "copy", "since", "limit", "param_1"),
     {"param_1": 0,},
 )
 
@@ -60,7 +61,8 @@ COUNTS = Query(
     JOIN submission ON submission.id = delivery.submission
     WHERE delivery.id IN (SELECT live.id
     FROM delivery AS live
-    WHERE live.state IN ('attempting', 'waiting', 'held')) GROUP BY delivery.state""",
+    WHERE live.state = 'attempting' OR live.state = 'waiting' OR live.state = 'held') GROUP BY
+      delivery.state""",
 )
 
 ALL = Query(
@@ -71,7 +73,7 @@ ALL = Query(
     JOIN submission ON submission.id = delivery.submission
     WHERE delivery.id IN (SELECT live.id
     FROM delivery AS live
-    WHERE live.state IN ('attempting', 'waiting', 'held'))
+    WHERE live.state = 'attempting' OR live.state = 'waiting' OR live.state = 'held')
     ORDER BY delivery.id LIMIT ? OFFSET ?""",
     ("limit", "param_1"),
     {"param_1": 0,},
@@ -85,7 +87,8 @@ ONE = Query(
     JOIN submission ON submission.id = delivery.submission
     WHERE delivery.id IN (SELECT live.id
     FROM delivery AS live
-    WHERE live.state IN ('attempting', 'waiting', 'held')) AND submission.ref = ?
+    WHERE live.state = 'attempting' OR live.state = 'waiting' OR live.state = 'held') AND
+      submission.ref = ?
     ORDER BY delivery.id LIMIT ? OFFSET ?""",
     ("ref", "limit", "param_1"),
     {"param_1": 0,},

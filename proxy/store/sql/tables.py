@@ -1,7 +1,7 @@
 """Written by `make statements`: change `proxy/store/migrations` instead."""
 
 #: The newest migration.
-REVISION = "0005"
+REVISION = "0006"
 
 #: A database of that schema, but for its row in `alembic_version`.
 TABLES = (
@@ -127,13 +127,11 @@ TABLES = (
       reply TEXT NOT NULL,
       ended_at INTEGER, lease INTEGER,
       CONSTRAINT delivery_owner CHECK (state <> 'attempting' OR (attempts > 0 AND instance IS NOT NULL AND epoch IS NOT NULL)),
-      CONSTRAINT delivery_state CHECK (state IN ('attempting', 'waiting', 'held', 'relayed', 'blocked', 'failed', 'returned', 'unknown')),
+      CONSTRAINT delivery_state CHECK (state = 'attempting' OR state = 'relayed' OR state = 'blocked' OR state = 'waiting' OR state = 'failed' OR state = 'returned' OR state = 'unknown' OR state = 'held'),
       FOREIGN KEY(submission) REFERENCES submission (id)
     )
      STRICT""",
     """CREATE INDEX ix_delivery_attempting ON delivery (instance, epoch) WHERE state = 'attempting'""",
-    """CREATE INDEX ix_delivery_copy ON delivery (copy_key)""",
-    """CREATE INDEX ix_delivery_exact ON delivery (exact)""",
     """CREATE INDEX ix_delivery_submission ON delivery (submission)""",
     """CREATE TABLE decision (
       id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
@@ -230,6 +228,7 @@ TABLES = (
      STRICT""",
     """CREATE UNIQUE INDEX ux_forward_copy ON forward (submission, copy)""",
     """CREATE INDEX ix_forward_due ON forward (next_try) WHERE state = 'waiting'""",
-    """CREATE UNIQUE INDEX ux_delivery_live ON delivery (copy_key) WHERE state IN ('attempting', 'waiting', 'held')""",
     """CREATE INDEX ix_delivery_due ON delivery (next_try) WHERE state IN ('waiting', 'held')""",
+    """CREATE INDEX ix_delivery_copy ON delivery (exact, copy_key)""",
+    """CREATE UNIQUE INDEX ux_delivery_live ON delivery (copy_key) WHERE state = 'attempting' OR state = 'waiting' OR state = 'held'""",
 )

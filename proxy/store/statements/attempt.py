@@ -38,6 +38,7 @@ SAME_OUTCOME = compiled(
 SETTLE_COPY = compiled(
     delivery.update()
     .where(
+        delivery.c.exact == bindparam("exact"),
         delivery.c.copy_key == bindparam("copy"),
         delivery.c.state.in_([literal_column("'waiting'"), literal_column("'held'")]),
     )
@@ -50,7 +51,7 @@ SETTLE_COPY = compiled(
 )
 MAYBE_SENT = compiled(
     select(func.coalesce(func.max(delivery.c.maybe_sent), literal_column("0"))).where(
-        delivery.c.copy_key == bindparam("copy")
+        delivery.c.exact == bindparam("exact"), delivery.c.copy_key == bindparam("copy")
     )
 )
 ATTEMPT_AGAIN = compiled(
@@ -76,6 +77,7 @@ TAKEN_UP = compiled(
     select(literal_column("1"))
     .select_from(_others)
     .where(
+        _others.c.exact == bindparam("exact"),
         _others.c.copy_key == bindparam("copy"),
         _others.c.id != bindparam("row"),
         _others.c.state.in_(

@@ -36,7 +36,9 @@ _others = delivery.alias("others")
 DROP = compiled(
     body.delete().where(
         body.c.submission.in_(
-            select(delivery.c.submission).where(delivery.c.copy_key == bindparam("copy"))
+            select(delivery.c.submission).where(
+                delivery.c.exact == bindparam("exact"), delivery.c.copy_key == bindparam("copy")
+            )
         ),
         ~exists(
             select(literal_column("1"))

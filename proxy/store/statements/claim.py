@@ -5,20 +5,19 @@ For `proxy/store/claim.py`.
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import and_, bindparam, func, literal_column, select
 
 from proxy.store.schema import (
     attempt,
     compiled,
     decision,
     delivery,
-    each,
     inserting,
     notice,
     submission,
 )
 
-PRIOR = compiled(
+_PRIOR = (
     select(
         delivery.c.copy_key,
         delivery.c.id,
@@ -32,9 +31,27 @@ PRIOR = compiled(
         delivery.c.reply,
         submission.c.ref,
     )
-    .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
-    .where(delivery.c.copy_key.in_(each("copy_keys")))
     .order_by(delivery.c.id)
+)
+_OF_SUBMISSION = submission.c.id == delivery.c.submission
+_asked = func.json_each(bindparam("copies")).table_valued("value").alias("asked")
+#: `copies` is a JSON array of [exact, copy_key].
+PRIOR = compiled(
+    _PRIOR.select_from(
+        _asked.join(
+            delivery,
+            and_(
+                delivery.c.exact == _asked.c.value.op("->>")(literal_column("0")),
+                delivery.c.copy_key == _asked.c.value.op("->>")(literal_column("1")),
+            ),
+        ).join(submission, _OF_SUBMISSION)
+    )
+)
+#: For one row: without tables of its keys, and in the order of the index.
+PRIOR_ONE = compiled(
+    _PRIOR.select_from(delivery.join(submission, _OF_SUBMISSION)).where(
+        delivery.c.exact == bindparam("exact"), delivery.c.copy_key == bindparam("copy_key")
+    )
 )
 ADD_SUBMISSION = inserting(submission)
 ADD_DELIVERY = inserting(delivery)

@@ -22,6 +22,17 @@ END = compiled(
         ended_at=bindparam("ended_at"),
     )
 )
+#: The same where the result is known: then nothing is to be remembered of the copy.
+END_KNOWN = compiled(
+    delivery.update()
+    .where(delivery.c.id == bindparam("row"))
+    .values(
+        state=bindparam("state"),
+        reply=bindparam("reply"),
+        next_try=bindparam("next_try"),
+        ended_at=bindparam("ended_at"),
+    )
+)
 _OTHERS = or_(
     delivery.c.instance != bindparam("instance"), delivery.c.epoch != bindparam("epoch")
 )
@@ -32,7 +43,11 @@ ORPHANS = compiled(
     .where(
         # The journal is never scanned for it: the index alone says what is under way.
         delivery.c.id.in_(
-            select(_open.c.id).where(_open.c.state == literal_column("'attempting'"))
+            # Both its columns and its predicate: among the live rows most may be waiting.
+            select(_open.c.id).where(
+                _open.c.instance > literal_column("''"),
+                _open.c.state == literal_column("'attempting'"),
+            )
         ),
         or_(
             exists(

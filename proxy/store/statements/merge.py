@@ -19,6 +19,7 @@ MERGED = compiled(
     select(literal_column("1"))
     .select_from(delivery.join(submission, submission.c.id == delivery.c.submission))
     .where(
+        delivery.c.exact == bindparam("exact"),
         delivery.c.copy_key == bindparam("copy"),
         submission.c.ref == bindparam("ref"),
         exists(
@@ -33,6 +34,7 @@ OTHERS = compiled(
     select(literal_column("1"))
     .select_from(delivery)
     .where(
+        delivery.c.exact == bindparam("exact"),
         delivery.c.copy_key == bindparam("copy"),
         or_(
             delivery.c.state.in_([literal_column("'relayed'"), literal_column("'unknown'")]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Text, bindparam, case, exists, func, literal_column, select
+from sqlalchemy import Text, bindparam, case, exists, func, literal_column, or_, select
 
 from proxy.content import SPOOL_AT
 from proxy.store import schema
@@ -15,7 +15,7 @@ _WAITING = delivery.c.state.in_([literal_column("'waiting'"), literal_column("'h
 _live = delivery.alias("live")
 _UNFINISHED = delivery.c.id.in_(
     select(_live.c.id).where(
-        _live.c.state.in_([literal_column(f"'{s}'") for s in ("attempting", "waiting", "held")])
+        or_(*[_live.c.state == literal_column(f"'{s}'") for s in ("attempting", "waiting", "held")])
     )
 )
 _OF_SUBMISSION = delivery.join(submission, submission.c.id == delivery.c.submission)
@@ -61,6 +61,7 @@ RELAYED = compiled(
     select(delivery.c.reply, submission.c.ref)
     .select_from(_OF_SUBMISSION)
     .where(
+        delivery.c.exact == bindparam("exact"),
         delivery.c.copy_key == bindparam("copy"),
         delivery.c.state == literal_column("'relayed'"),
         delivery.c.last_attempt_at >= bindparam("since"),
