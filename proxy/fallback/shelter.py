@@ -51,6 +51,11 @@ class Shelter:
             self._seen_at, self._clock(), self._max_age
         )
 
+    @property
+    def behind(self) -> bool:
+        """Whether the store took something that the file does not show yet."""
+        return len(self._recent) > 0
+
     def took(self, event: NewEvent) -> None:
         """The store has an opt-out that the next refresh will find."""
         self._recent.put(event)

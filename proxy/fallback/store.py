@@ -223,6 +223,8 @@ class FallbackStore(Through):
             return False
         for _ in range(merged.ambiguous):
             self._telemetry.ambiguous_retry()
+        for event in kept.events:  # the store may fall again before the snapshot shows them
+            self._shelter.took(event)
         try:
             await self._keep.merged(kept)
         except StoreError as error:
@@ -459,6 +461,8 @@ class FallbackStore(Through):
         while self._tasks:
             await asyncio.wait(set(self._tasks))
         if self._inner is not None:
+            if self._shelter.behind:  # the next run may find a store that it cannot open
+                await self._refresh()
             await self._inner.close()
         await self._keep.close()
 

@@ -34,10 +34,11 @@ from store_values import (
     row,
 )
 
+from policy.model import Objection, Scope, Via
 from proxy.errors import StoreDown, StoreTaken, StoreUnavailable
 from proxy.fallback.file import RESERVED, open_file
 from proxy.fallback.store import FallbackStore
-from proxy.store.model import Added, Fate, Result, RowFate, State, Take
+from proxy.store.model import Added, Fate, Result, RowFate, State, Subject, Take
 from proxy.store.sqlite import SqliteStore, open_sqlite
 
 CHILD = Path(contract_path.__file__).parents[1] / "contract" / "fallback_child.py"
@@ -445,6 +446,45 @@ async def test_a_file_whose_name_may_be_lost_acknowledges_nothing(
         with pytest.raises(StoreDown):
             await store.oppose(event("o1"))
     await store.close()
+
+
+EVERYTHING = Objection(scope=Scope.EVERYTHING, via=Via.PAGE)
+DORA = Subject("acme", "0d" * 16, "0a" * 16)  # pseudonyms as they are: the snapshot counts on it
+
+
+async def stops(store: FallbackStore) -> list[str]:
+    """What a decision that is taken without the store knows of Dora."""
+    return [e.uid for e in (await store.shelter.lookup([DORA])).known[DORA].events]
+
+
+async def test_an_opt_out_that_was_merged_stops_mail_if_the_store_falls_again(both: Both) -> None:
+    """It is in the store, and not yet in the snapshot, which is made once a minute."""
+    await both.store._refresh()
+    both.down()
+    await both.store.oppose(event("o1", DORA, EVERYTHING))
+    assert await stops(both.store) == ["o1"]
+    await both.up()
+    both.down()
+    assert await stops(both.store) == ["o1"]
+    both.store._down = None
+    await both.store._refresh()
+    assert not both.store.shelter.behind
+    both.down()
+    assert await stops(both.store) == ["o1"], "in the snapshot, once"
+
+
+async def test_a_run_leaves_a_snapshot_that_shows_its_last_opt_outs(
+    both: Both, tmp_path: Path
+) -> None:
+    """A restart, and the store cannot be opened then."""
+    await both.store._refresh()
+    assert await both.store.oppose(event("o1", DORA, EVERYTHING)) is Added.NEW
+    await both.store.close()
+    again = over(tmp_path, down=True)
+    await again.start()
+    assert again.shelter.usable
+    assert await stops(again) == ["o1"]
+    await again.close()
 
 
 async def test_a_run_that_was_replaced_sends_nothing(both: Both, tmp_path: Path) -> None:
