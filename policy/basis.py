@@ -8,7 +8,7 @@ and answers yes, no, or cannot tell, which counts as no. `rank` is its place in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
@@ -56,13 +56,16 @@ class Case:
     product: str | None
     early: bool = False
     last_term: tuple[Rule, Event, datetime | None] | None = None
-    _ends: dict[tuple[datetime, int], datetime] = field(default_factory=dict)
+    _ends: dict[tuple[datetime, int], datetime] | None = None
 
     def after_months(self, start: datetime, months: int) -> datetime:
         """The end of a period in the pack's zone; most events of a person share the start."""
-        end = self._ends.get((start, months))
+        ends = self._ends
+        if ends is None:
+            ends = self._ends = {}
+        end = ends.get((start, months))
         if end is None:
-            end = self._ends[start, months] = after_months(start, months, self.pack.zone)
+            end = ends[start, months] = after_months(start, months, self.pack.zone)
         return end
 
 
@@ -72,7 +75,9 @@ class Condition:
 
     `events` are the details it can be asked of, `needs` the keys of the rule that it reads
     (required), `may` those it reads when present. `of_content`: the answer depends on what the
-    message carries.
+    message carries. `moves`: it depends on the time, on other entries, or on more of the recipient
+    than gates and function; every other answer is in the entry's detail, whose it is, and whether
+    it has evidence.
     """
 
     name: str
@@ -85,6 +90,7 @@ class Condition:
     may: tuple[str, ...] = ()
     of_content: bool = False
     needs_review: bool = False
+    moves: bool = False
 
 
 def _known(value: bool | None) -> Answer:
@@ -566,7 +572,8 @@ _ALL = (
         "withdrawal-info", 5, _R_.WITHDRAWAL_INFO_MISSING, _withdrawal_info, _tell_withdrawal, _O
     ),
     Condition(
-        "double-opt-in", 5, _R_.UNCONFIRMED, _confirmed, _tell_confirmed, _O, needs_review=True
+        "double-opt-in", 5, _R_.UNCONFIRMED, _confirmed, _tell_confirmed, _O,
+        needs_review=True, moves=True,
     ),
     Condition(
         "objection-offered", 5, _R_.NO_OBJECTION_OFFERED, _objection_offered, _tell_offered, _R
@@ -579,13 +586,19 @@ _ALL = (
         "similar", 6, _R_.NOT_SIMILAR, _similar, _tell_similar, _R,
         of_content=True, needs_review=True,
     ),
-    Condition("not-listed", 7, _R_.REGISTRY, _not_listed, _tell_listed, _R, needs=("registry",)),
     Condition(
-        "in-force", 8, _R_.NOT_IN_FORCE, _in_force, _tell_in_force, _ANY, may=("in_force_from",)
+        "not-listed", 7, _R_.REGISTRY, _not_listed, _tell_listed, _R,
+        needs=("registry",), moves=True,
     ),
-    Condition("valid-until", 8, _R_.EXPIRED, _valid, _tell_valid, _O),
-    Condition("term", 8, _R_.EXPIRED, _term, _tell_term, (*_O, *_R), needs=("term",)),
-    Condition("awake", 8, _R_.DORMANT, _awake, _tell_awake, _O, needs=("dormant_months",)),
+    Condition(
+        "in-force", 8, _R_.NOT_IN_FORCE, _in_force, _tell_in_force, _ANY,
+        may=("in_force_from",), moves=True,
+    ),
+    Condition("valid-until", 8, _R_.EXPIRED, _valid, _tell_valid, _O, moves=True),
+    Condition("term", 8, _R_.EXPIRED, _term, _tell_term, (*_O, *_R), needs=("term",), moves=True),
+    Condition(
+        "awake", 8, _R_.DORMANT, _awake, _tell_awake, _O, needs=("dormant_months",), moves=True
+    ),
 )
 
 CONDITIONS: Mapping[str, Condition] = {condition.name: condition for condition in _ALL}

@@ -2,23 +2,24 @@
 
 The order is fixed: not marketing, suppression, then for each pack that applies its basis and its
 duties; last what the operator forbids beyond the law. All packs must allow; the first that blocks
-gives the reason.
+gives the reason. What holds for everybody of one sort is asked once (`settled.py`); who reads the
+trace of a decision has every question asked again, one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 from policy import overlay
 from policy.basis import Case, Condition, dormant_from, term_end, term_needs_review, valid_end
 from policy.counterfactual import changes
 from policy.duties import RULE as DUTIES
-from policy.duties import unmet
-from policy.jurisdiction import Jurisdiction, first, jurisdiction
-from policy.ledger import Class, Ledger, Suppression, class_of, suppression
+from policy.jurisdiction import Applies, Jurisdiction
+from policy.ledger import Class, Ledger, Suppression, suppression
 from policy.model import (
     Answer,
     Basis,
@@ -26,7 +27,6 @@ from policy.model import (
     Decision,
     Event,
     Facts,
-    Kind,
     Objection,
     OptIn,
     Reason,
@@ -35,19 +35,20 @@ from policy.model import (
     Trace,
     Verdict,
 )
-from policy.pack import GDPR_OBJECTION, NO_GATES, Gates, Pack, Packs, Rule
+from policy.pack import GDPR_OBJECTION, Pack, Packs, Rule
+from policy.settled import PERMISSION_REQUEST, Asked, Owed, Place, settled
 
-PERMISSION_REQUEST = "permission-request"
+__all__ = ["PERMISSION_REQUEST", "decide", "living_basis", "refuse_early"]
 
-_NATURAL = {Kind.CONSUMER: False, Kind.SOLE_TRADER: False}
 _EVENT_WORDS = {OptIn: "opt-in", Relationship: "relationship"}
-_YES, _NO, _UNKNOWN = Answer.YES, Answer.NO, Answer.UNKNOWN
+# A member of an enumeration is twenty times as long in coming as a name of the module.
+_YES, _NO = Answer.YES, Answer.NO
+_ALLOW, _BLOCK, _MARKETING = Verdict.ALLOW, Verdict.BLOCK, Class.MARKETING
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
-
 #: A question that was asked of an event: pack, rule, condition, answer, the entry's id, and what
-#: the condition needs to tell it. Most decisions are never read, so the words come on demand.
-_Asked = tuple[str, str, Condition, Answer, str, Case, Event]
+#: the condition needs to tell it.
+_Told = tuple[str, str, Condition, Answer, str, Case, Event]
 
 
 @dataclass(slots=True)
@@ -63,56 +64,66 @@ class _Finding:
 
 
 class _Run:
-    """One decision in the making: the facts, their ledger, and the trace so far."""
+    """One decision in the making: the facts, their ledger, and the trace where it is wanted."""
 
-    __slots__ = ("early", "facts", "ledger", "local_allowed", "own", "packs", "steps", "where")
+    __slots__ = (
+        "early", "facts", "ledger", "local_allowed", "packs", "sender", "settled", "steps", "where"
+    )  # fmt: skip
 
-    def __init__(self, facts: Facts, packs: Packs, *, early: bool) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        packs: Packs,
+        *,
+        early: bool,
+        steps: list[Step | _Told] | None = None,
+    ) -> None:
         self.facts = facts
         self.packs = packs
         self.early = early
+        self.steps = steps
+        self.sender = facts.sender.id
         self.ledger = Ledger(facts)
-        self.own = overlay.own_terms(facts)
-        self.steps: list[Step | _Asked] = []
+        self.settled = settled(facts, packs, early=early)
         self.local_allowed = False
         self.where: Jurisdiction | None = None
 
     def uid(self, event: Event) -> str:
         """The entry's id; another sender's entry is not shown."""
-        return event.uid if event.sender == self.ledger.sender else ""
+        return event.uid if event.sender == self.sender else ""
 
     @property
     def jurisdiction(self) -> str:
-        if self.where is None:
-            return first(self.facts, self.packs)
-        applies = self.where.applies
-        return "" if self.where.elsewhere or not applies else applies[0].pack.id
+        where = self.where
+        if where is None:
+            return self.settled.first(self.facts)
+        return "" if where.elsewhere or not where.applies else where.applies[0].pack.id
+
+    @property
+    def trace(self) -> Trace:
+        return Trace(partial(_retold, self.facts, self.packs, self.early))
 
     def decide(self) -> Decision | None:
         """None: nothing certain can be said yet (only when `early`)."""
-        message = self.facts.message
-        class_ = class_of(message)
-        if message.template == PERMISSION_REQUEST and not self.early:
-            class_ = Class.MARKETING  # whatever else it is called
-        if class_ is not Class.MARKETING:
-            stopped = suppression(self.ledger, class_, early=self.early)
-            if stopped.hit is not None:
-                return self.suppressed(stopped.hit, stopped)
-            if class_ is Class.PERSONAL or message.promotion is False or self.early:
-                return None if self.early else self.not_marketing()
-            return self.mixed(self.applying())
-        if self.early and message.category is None:
-            stopped = suppression(self.ledger, Class.PERSONAL)
-            return None if stopped.hit is None else self.suppressed(stopped.hit, stopped)
-        return self.tightened(self.marketing(self.applying()))
+        message, class_ = self.facts.message, self.settled.class_
+        if class_ is _MARKETING:
+            if self.early and message.category is None:
+                stopped = suppression(self.ledger, Class.PERSONAL)
+                return None if stopped.hit is None else self.suppressed(stopped.hit, stopped)
+            return self.tightened(self.marketing(self.applying()))
+        stopped = suppression(self.ledger, class_, early=self.early)
+        if stopped.hit is not None:
+            return self.suppressed(stopped.hit, stopped)
+        if class_ is Class.PERSONAL or message.promotion is False or self.early:
+            return None if self.early else self.not_marketing()
+        return self.mixed(self.applying())
 
     def applying(self) -> Jurisdiction:
-        where = jurisdiction(self.facts, self.packs)
-        self.where = where
+        self.where = where = self.settled.jurisdiction(self.facts)
         return where
 
     def not_marketing(self) -> Decision:
-        return self.result(Verdict.ALLOW, Reason.NOT_MARKETING)
+        return self.result(_ALLOW, Reason.NOT_MARKETING)
 
     def mixed(self, where: Jurisdiction) -> Decision:
         """Transactional mail that carries promotion, or may."""
@@ -125,7 +136,7 @@ class _Run:
             where, first = replace(where, applies=judged), where.applies[0]
             self.local_allowed = bool(self.facts.recipient.country)
         decision = self.tightened(self.marketing(where))
-        if decision.verdict is Verdict.BLOCK:
+        if decision.verdict is _BLOCK:
             return replace(decision, reason=Reason.MIXED_PURPOSE)
         if decision.verdict is Verdict.DEFER:
             return decision
@@ -134,62 +145,74 @@ class _Run:
         return decision
 
     def marketing(self, where: Jurisdiction) -> Decision:
-        stopped = suppression(self.ledger, Class.MARKETING, early=self.early)
-        if stopped.hit is not None:
-            return self.suppressed(stopped.hit, stopped)
-        if stopped.ended_by is not None:
-            for event in self.ledger.end_before(stopped.ended_by):
-                self.step("", "", "not-ended", _NO, event, "ended by a later objection")
-        for event in self.ledger.near:
+        ledger = self.ledger
+        if ledger.objections or ledger.bounces:
+            stopped = suppression(ledger, _MARKETING, early=self.early)
+            if stopped.hit is not None:
+                return self.suppressed(stopped.hit, stopped)
+            if stopped.ended_by is not None:
+                for event in ledger.end_before(stopped.ended_by):
+                    self.step("", "", "not-ended", _NO, event, "ended by a later objection")
+        for event in ledger.near:
             words = "an opt-in exists for another spelling of this address"
             self.step("", "", "exact-address", _NO, event, words)
         if where.elsewhere:
             return self.elsewhere(where)
-        return self.all_of(
-            (one.pack, self.basis(one.pack, consent_only=one.consent_only))
-            for one in where.applies
-        )
+        return self.all_of(where.applies)
 
-    def all_of(self, found: Iterable[tuple[Pack, list[_Finding]]]) -> Decision:
-        """Every pack must allow; reason and basis are those of the first."""
-        first: tuple[Pack, _Finding] | None = None
-        obligations: dict[str, None] = {}
-        ends: list[datetime] = []
-        for pack, findings in found:
-            blocked = self.blocked(pack, findings, obligations)
-            if blocked is not None:
-                return blocked
-            ends += [finding.ends_at for finding in findings if finding.ends_at is not None]
+    def all_of(
+        self, applies: Sequence[Applies], found: Sequence[list[_Finding]] | None = None
+    ) -> Decision:
+        """Every pack must allow; reason and basis are those of the first.
+
+        `found` is what each says of the basis, where that was asked already.
+        """
+        first: _Finding | None = None
+        obligations: tuple[str, ...] = ()
+        ends_at: datetime | None = None
+        for n, one in enumerate(applies):
+            pack = one.pack
+            findings = found[n] if found is not None else self.basis(pack, one.consent_only)
+            if not findings[-1].allowed:
+                return self.blocked(pack, findings[-1])
+            if not self.early:
+                reasons = tuple([finding.reason for finding in findings])
+                duty, injected = self.settled.owed(pack, reasons)
+                if duty is not None:
+                    return self.owing(pack, findings[0], duty)
+                if injected:
+                    obligations = tuple(dict.fromkeys(obligations + injected))
+            for finding in findings:
+                end = finding.ends_at
+                if end is not None and (ends_at is None or end < ends_at):
+                    ends_at = end
             # Where the recipient's country has a pack, its allow is that local rules are met.
             self.local_allowed = bool(self.facts.recipient.country)
             if first is None:
-                first = (pack, findings[0])
+                first = findings[0]
         if first is None:
-            return self.result(Verdict.BLOCK, Reason.UNKNOWN_JURISDICTION)
-        pack, finding = first
+            return self.result(_BLOCK, Reason.UNKNOWN_JURISDICTION)
         return self.result(
-            Verdict.ALLOW, finding.reason, pack, finding,
-            obligations=tuple(obligations), expires_at=min(ends, default=None),
-        )
+            _ALLOW, first.reason, applies[0].pack, first,
+            obligations=obligations, expires_at=ends_at,
+        )  # fmt: skip
 
     def elsewhere(self, where: Jurisdiction) -> Decision:
         """An unknown law: consent under all that stand in for it, or the foreign-business rule."""
-        found = [(one.pack, self.basis(one.pack, consent_only=True)) for one in where.applies]
-        if found and all(finding.allowed for _, findings in found for finding in findings):
-            return self.all_of(found)
+        found = [self.basis(one.pack, consent_only=True) for one in where.applies]
+        if found and all(finding.allowed for findings in found for finding in findings):
+            return self.all_of(where.applies, found)
         if where.abroad is not None:
             for rule in where.abroad.rules:
                 if rule.allows is Reason.FOREIGN_BUSINESS and self.gated(where.abroad, rule):
-                    return self.all_of([(where.abroad, [_Finding(True, rule.allows, rule)])])
-        return self.result(Verdict.BLOCK, Reason.UNKNOWN_JURISDICTION)
+                    abroad = Applies(where.abroad)
+                    return self.all_of((abroad,), ([_Finding(True, rule.allows, rule)],))
+        return self.result(_BLOCK, Reason.UNKNOWN_JURISDICTION)
 
-    def basis(self, pack: Pack, *, consent_only: bool) -> list[_Finding]:
+    def basis(self, pack: Pack, consent_only: bool) -> list[_Finding]:
         """One finding per product, in message order, up to the first that settles the rest."""
-        products: tuple[str | None, ...] = self.facts.message.products or (None,)
-        if self.early:
-            products = (None,)
         findings: list[_Finding] = []
-        for product in products:
+        for product in self.settled.products:
             case = Case(self.facts, self.ledger, pack, product, self.early)
             finding = self.judge(case, consent_only)
             findings.append(finding)
@@ -199,22 +222,26 @@ class _Run:
 
     def judge(self, case: Case, consent_only: bool) -> _Finding:
         """The first rule whose conditions all hold for one of its events."""
-        pack = case.pack
         furthest: _Finding | None = None
         best = -1
-        for rule in pack.rules:
-            if consent_only and rule.allows is not Reason.CONSENT:
-                continue
-            if not self.gated(pack, rule):
-                continue
+        traced = self.steps is not None
+        candidates: Iterable[Asked] = self.settled.asked(
+            case.pack, self.facts, case.product,
+            consent_only=consent_only, local_allowed=self.local_allowed,
+        )  # fmt: skip
+        if traced:
+            candidates = self.gates(case, consent_only, candidates)
+        permits = self.ledger.permits
+        for asked in candidates:
+            rule = asked.rule
             if rule.event is None:
                 return _Finding(True, rule.allows, rule)
             holding: list[_Finding] = []
             missed: tuple[int, int, datetime, datetime, str] | None = None
-            for event in self.ledger.permits[rule.event]:
-                failed = self.ask(case, rule, event)
+            for event in permits.get(rule.event, ()):
+                failed = self.ask(case, asked, event) if traced else asked.missed(case, event)
                 if failed is None:
-                    ends_at = _ends_at(case, rule, event, own=bool(self.own))
+                    ends_at = _ends_at(case, rule, event, self.settled.own)
                     holding.append(_Finding(True, rule.allows, rule, event, ends_at))
                     continue
                 place, condition = failed
@@ -231,114 +258,72 @@ class _Run:
                 best, furthest = missed[0], miss
         return furthest or _Finding(False, Reason.NO_BASIS)
 
-    def ask(self, case: Case, rule: Rule, event: Event) -> tuple[int, Condition] | None:
-        """The first condition that is not met, with its place; None when all hold."""
-        pack_id, rule_id, uid, steps = case.pack.id, rule.id, self.uid(event), self.steps
-        conditions = rule.conditions
-        if rule.allows in self.own:
-            conditions = (*conditions, overlay.OWN_TERM)
-        for place, condition in enumerate(conditions):
-            if case.early and condition.of_content:
-                continue
-            answer = condition.ask(case, rule, event)
-            steps.append((pack_id, rule_id, condition, answer, uid, case, event))
+    def ask(self, case: Case, asked: Asked, event: Event) -> Place | None:
+        """`Asked.missed`, with a step for each question."""
+        steps = cast("list[Step | _Told]", self.steps)
+        uid = self.uid(event)
+        for found in asked.places:
+            condition = found[1]
+            answer = condition.ask(case, asked.rule, event)
+            steps.append((case.pack.id, asked.rule.id, condition, answer, uid, case, event))
             if answer is not _YES:
-                return place, condition
+                return found
         return None
+
+    def gates(
+        self, case: Case, consent_only: bool, candidates: Iterable[Asked]
+    ) -> Iterable[Asked]:
+        """The candidates, with a step for each rule that is none."""
+        asked = {one.rule.id: one for one in candidates}
+        for rule in case.pack.rules:
+            if consent_only and rule.allows is not Reason.CONSENT:
+                continue
+            if self.gated(case.pack, rule):
+                yield asked[rule.id]
 
     def gated(self, pack: Pack, rule: Rule) -> bool:
         """Whether the rule is a candidate; if not, the trace says which gate was shut."""
-        gates = rule.gates
-        shut = None if gates is NO_GATES else self.shut(gates)
+        shut = self.settled.shut(rule, self.facts, local_allowed=self.local_allowed)
         if shut is None and rule.event is not None and not self.ledger.permits.get(rule.event):
             words = _EVENT_WORDS.get(rule.event, "published address")
             shut = ("event", _NO, f"no {words} recorded")
         if shut is None:
             return True
-        name, answer, words = shut
-        self.steps.append(Step(pack.id, rule.id, name, answer, "", words))
+        if self.steps is not None:
+            name, answer, words = shut
+            self.steps.append(Step(pack.id, rule.id, name, answer, "", words))
         return False
 
-    def shut(self, gates: Gates) -> tuple[str, Answer, str] | None:
-        recipient, message = self.facts.recipient, self.facts.message
-        if gates.kinds is not None and recipient.kind not in gates.kinds:
-            unknown = recipient.kind is Kind.UNKNOWN
-            return "kind", _UNKNOWN if unknown else _NO, f"kind {recipient.kind}"
-        if gates.legal_person is not None:
-            legal = recipient.legal_person
-            if legal is None and recipient.kind is not Kind.UNKNOWN:
-                legal = _NATURAL.get(recipient.kind, True)
-            if legal is not gates.legal_person:
-                return "legal-person", *_told("legal person", legal)
-        if gates.outside_eea:
-            country = recipient.country
-            if not country:
-                return "outside-eea", _UNKNOWN, "country unknown"
-            if self.packs.in_eea(country):
-                return "outside-eea", _NO, f"country {country}"
-        if gates.local_rules_met and not (recipient.local_rules_met or self.local_allowed):
-            return "local-rules-met", *_told("local rules met", recipient.local_rules_met)
-        if gates.business_only:
-            if not recipient.address_mainly_business:
-                words = "address mainly business"
-                return "business-only", *_told(words, recipient.address_mainly_business)
-            if not message.business_only and not self.early:
-                return "business-only", *_told("message business only", message.business_only)
-        if gates.purposes is not None and message.purpose not in gates.purposes:
-            known = message.purpose is not None
-            return "purpose", _NO if known else _UNKNOWN, f"purpose {message.purpose or 'unknown'}"
-        if self.early:
-            return None
-        if gates.charity_registered_in is not None:
-            registered = message.charity_registered_in
-            if registered is None or registered.upper() != gates.charity_registered_in:
-                answer = _UNKNOWN if registered is None else _NO
-                return "charity-registered-in", answer, f"registered in {registered or 'unknown'}"
-        if gates.primary_purpose_fundraising and not message.primary_purpose_fundraising:
-            words = "primary purpose fundraising"
-            return "fundraising", *_told(words, message.primary_purpose_fundraising)
-        return None
+    def blocked(self, pack: Pack, finding: _Finding) -> Decision:
+        reason = finding.reason
+        if self.facts.message.template == PERMISSION_REQUEST:
+            reason = Reason.PERMISSION_REQUEST
+        return self.result(_BLOCK, reason, pack, finding)
 
-    def blocked(
-        self, pack: Pack, findings: list[_Finding], obligations: dict[str, None]
-    ) -> Decision | None:
-        """The block of one pack from its findings, one per product; None where it allows.
-
-        What its duties ask to be injected is added to `obligations`.
-        """
-        last = findings[-1]
-        if not last.allowed:
-            reason = last.reason
-            if self.facts.message.template == PERMISSION_REQUEST:
-                reason = Reason.PERMISSION_REQUEST
-            return self.result(Verdict.BLOCK, reason, pack, last)
-        if self.early:
-            return None
-        reasons = [finding.reason for finding in findings]
-        duty = unmet(pack.duties, self.facts.message, reasons, obligations)
-        if duty is None:
-            return None
+    def owing(self, pack: Pack, finding: _Finding, duty: Owed) -> Decision:
+        """The block of a pack whose basis holds, for a duty that is neither met nor injected."""
         reason, cite = duty
-        self.steps.append(Step(pack.id, DUTIES, reason, _NO, "", "missing"))
-        return replace(self.result(Verdict.BLOCK, reason, pack, findings[0]), cite=cite)
+        if self.steps is not None:
+            self.steps.append(Step(pack.id, DUTIES, reason, _NO, "", "missing"))
+        return replace(self.result(_BLOCK, reason, pack, finding), cite=cite)
 
     def tightened(self, decision: Decision) -> Decision:
         """What the law allows, unless the operator's own rules hold it."""
-        if self.early or not decision.allowed:
+        if self.early or not self.settled.overlaid or not decision.allowed:
             return decision
         home = self.packs.of(self.facts.recipient.country)
         held = overlay.held(self.facts, None if home is None or home.fallback else home.zone)
         if held is None:
             return decision
-        self.steps.append(Step("", overlay.RULE, held.condition, held.answer, "", held.detail))
-        trace = Trace(self.steps, _told_step)
+        if self.steps is not None:
+            self.steps.append(Step("", overlay.RULE, held.condition, held.answer, "", held.detail))
         if held.reason is Reason.NOT_AUTHORISED:
             return Decision(
-                verdict=Verdict.BLOCK,
+                verdict=_BLOCK,
                 reason=held.reason,
                 rule=overlay.RULE,
                 jurisdiction=decision.jurisdiction,
-                trace=trace,
+                trace=decision.trace,
             )
         return replace(
             decision,
@@ -346,7 +331,6 @@ class _Run:
             reason=held.reason,
             cite="",
             until=held.until,
-            trace=trace,
         )
 
     def suppressed(self, event: Event, stopped: Suppression) -> Decision:
@@ -363,7 +347,7 @@ class _Run:
             words = f"objection to {detail.scope} of {event.at:%Y-%m-%d}"
         else:
             words = f"complaint of {event.at:%Y-%m-%d}"
-        if event.sender != self.ledger.sender:
+        if event.sender != self.sender:
             words += " at another sender"
         self.step("", "suppression", "not-suppressed", _NO, event, words)
         for near in self.ledger.near:
@@ -371,20 +355,21 @@ class _Run:
                 note = "a newer opt-in exists for another spelling of this address"
                 self.step("", "suppression", "exact-address", _NO, near, note)
         return Decision(
-            verdict=Verdict.BLOCK,
+            verdict=_BLOCK,
             reason=Reason.SUPPRESSED,
             cite=cite,
             pack=pack.label if pack else "",
             rule="suppression",
             jurisdiction=self.jurisdiction,
             event=self.uid(event),
-            trace=Trace(self.steps, _told_step),
+            trace=self.trace,
         )
 
     def step(
         self, pack: str, rule: str, name: str, answer: Answer, event: Event, words: str
     ) -> None:
-        self.steps.append(Step(pack, rule, name, answer, self.uid(event), words))
+        if self.steps is not None:
+            self.steps.append(Step(pack, rule, name, answer, self.uid(event), words))
 
     def result(
         self,
@@ -400,10 +385,10 @@ class _Run:
         event = finding.event if finding is not None else None
         # With no candidate the pack's first rule says what would have been needed.
         cited = rule or (pack.rules[0] if pack is not None else None)
-        uid = "" if event is None else self.uid(event)
+        own = event is not None and event.sender == self.sender
+        uid = event.uid if event is not None and own else ""
         basis: Basis | None = None
-        if verdict is Verdict.ALLOW and rule is not None:
-            own = event is not None and event.sender == self.ledger.sender
+        if verdict is _ALLOW and rule is not None:
             basis = Basis(
                 rule=rule.id,
                 event=uid,
@@ -422,19 +407,15 @@ class _Run:
             obligations=obligations,
             expires_at=expires_at,
             needs_review=finding.needs_review if finding is not None else False,
-            trace=Trace(self.steps, _told_step),
+            trace=self.trace,
         )
 
 
-def _told(words: str, value: bool | None) -> tuple[Answer, str]:
-    if value is None:
-        return _UNKNOWN, f"{words} unknown"
-    return _NO, f"{words} {'yes' if value else 'no'}"
-
-
-def _ends_at(case: Case, rule: Rule, event: Event, *, own: bool) -> datetime | None:
-    """When this basis ends; `own`: the operator has terms too."""
+def _ends_at(case: Case, rule: Rule, event: Event, own: frozenset[str]) -> datetime | None:
+    """When this basis ends; `own`: for what the operator has terms too."""
     found = valid_end(case, event)
+    if rule.term is None and rule.dormant_months is None and not own:
+        return found
     for end in (
         term_end(case, rule, event) if rule.term is not None else None,
         dormant_from(case, rule, event) if rule.dormant_months is not None else None,
@@ -459,10 +440,17 @@ def _of_any_product(finding: _Finding) -> bool:
     return isinstance(detail, OptIn) and not detail.products
 
 
-def _told_step(asked: Step | _Asked) -> Step:
-    if isinstance(asked, Step):
-        return asked
-    pack, rule, condition, answer, uid, case, event = asked
+def _retold(facts: Facts, packs: Packs, early: bool) -> tuple[Step, ...]:
+    """Every step of a decision, by taking it again."""
+    steps: list[Step | _Told] = []
+    _Run(facts, packs, early=early, steps=steps).decide()
+    return tuple(map(_step, steps))
+
+
+def _step(told: Step | _Told) -> Step:
+    if isinstance(told, Step):
+        return told
+    pack, rule, condition, answer, uid, case, event = told
     return Step(pack, rule, condition.name, answer, uid, condition.tell(case, event))
 
 
@@ -487,7 +475,7 @@ def refuse_early(facts: Facts, packs: Packs) -> Decision | None:
     taken as met.
     """
     decision = _Run(facts, packs, early=True).decide()
-    return decision if decision is not None and decision.verdict is Verdict.BLOCK else None
+    return decision if decision is not None and decision.verdict is _BLOCK else None
 
 
 def living_basis(facts: Facts, packs: Packs) -> Decision | None:
@@ -497,4 +485,4 @@ def living_basis(facts: Facts, packs: Packs) -> Decision | None:
     any marketing mail would be blocked.
     """
     decision = _Run(facts, packs, early=True).decide()
-    return decision if decision is not None and decision.verdict is Verdict.ALLOW else None
+    return decision if decision is not None and decision.verdict is _ALLOW else None

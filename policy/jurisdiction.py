@@ -77,8 +77,13 @@ def _candidates(facts: Facts, packs: Packs, sender: Pack | None) -> list[Applies
     for country in candidates:
         pack = packs.of(country)
         found += _elsewhere(packs, sender) if pack is None else [Applies(pack)]
-    tld = facts.recipient.address.rpartition(".")[2].upper()
-    by_domain = packs.fallback if tld == "EU" else packs.of("GB" if tld == "UK" else tld)
-    if by_domain is not None:
-        found.append(Applies(by_domain))
+    pack = by_domain(facts.recipient.address, packs)
+    if pack is not None:
+        found.append(Applies(pack))
     return found
+
+
+def by_domain(address: str, packs: Packs) -> Pack | None:
+    """The pack of the country that an address's top-level domain is of, if any."""
+    tld = address.rpartition(".")[2].upper()
+    return packs.fallback if tld == "EU" else packs.of("GB" if tld == "UK" else tld)

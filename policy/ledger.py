@@ -86,26 +86,32 @@ class Ledger:
         self._last_act: datetime | None = None
         others = False
         at = facts.at
+        sender = self.sender
         for event in facts.events:
             if event.recorded_at > at:
                 continue
             detail = event.detail
             type_ = type(detail)
-            if isinstance(detail, Contact):
+            if type_ is Contact:
                 # An act on another spelling could be another person's: it lifts nothing.
-                if event.exact and event.at <= at and detail.via in _ACTS:
+                if event.exact and event.at <= at and cast(Contact, detail).via in _ACTS:
                     self.contacts.append(event)
             elif type_ is OptIn or type_ is Relationship or type_ is Published:
                 if event.exact:
-                    self.permits.setdefault(type_, []).append(event)
-                    others = others or event.sender != self.sender
-                elif type_ is OptIn and event.sender == self.sender:
+                    held = self.permits.get(type_)
+                    if held is None:
+                        self.permits[type_] = [event]
+                    else:
+                        held.append(event)
+                    if event.sender != sender:
+                        others = True
+                elif type_ is OptIn and event.sender == sender:
                     self.near.append(event)
             elif type_ is Objection or type_ is Complaint:
                 self.objections.append(event)
             elif type_ is Bounce:
                 self.bounces.append(event)
-            elif type_ is Registry and event.sender == self.sender:
+            elif type_ is Registry and event.sender == sender:
                 self.registries.append(event)
         if others and self.objections:
             self._end_shared_opt_ins()

@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime, time, timedelta, tzinfo
 from enum import StrEnum
-from typing import TypeVar, overload
-
-T = TypeVar("T")
+from typing import overload
 
 
 class Category(StrEnum):
@@ -512,23 +510,22 @@ class Step:
 
 
 class Trace(Sequence[Step]):
-    """The steps of a decision; each is put into words only when somebody reads it.
+    """The steps of a decision; it is asked again for them when somebody reads them.
 
-    `tell` makes a step of each of `asked`.
+    `ask` gives all of them, the same each time.
     """
 
-    __slots__ = ("_asked", "_steps", "_tell")
+    __slots__ = ("_ask", "_steps")
 
-    def __init__(self, asked: Sequence[T], tell: Callable[[T], Step]) -> None:
-        self._asked = asked
-        self._tell: Callable[[T], Step] = tell
+    def __init__(self, ask: Callable[[], tuple[Step, ...]]) -> None:
+        self._ask = ask
         self._steps: tuple[Step, ...] | None = None
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """All steps, in the order in which they were asked."""
         if self._steps is None:
-            self._steps = tuple(map(self._tell, self._asked))
+            self._steps = self._ask()
         return self._steps
 
     @overload
@@ -539,7 +536,7 @@ class Trace(Sequence[Step]):
         return self.steps[index]
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return len(self.steps)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and self.steps == tuple(other)

@@ -152,7 +152,8 @@ def _tell_own_term(case: Case, event: Event) -> str:
 
 #: Asked after all conditions of a pack's rule, where `own_terms` names what the rule allows.
 OWN_TERM = Condition(
-    "own-term", 8, Reason.EXPIRED, _in_own_term, _tell_own_term, (OptIn, Relationship, Published)
+    "own-term", 8, Reason.EXPIRED, _in_own_term, _tell_own_term, (OptIn, Relationship, Published),
+    moves=True,
 )
 
 

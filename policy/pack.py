@@ -16,10 +16,13 @@ from dataclasses import dataclass, field
 from datetime import date, tzinfo
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from policy.basis import CONDITIONS, EVENT_TYPES, ORDER, Condition
 from policy.model import Detail, Kind, PublishedPurpose, Purpose, Reason, Stage
+
+if TYPE_CHECKING:
+    from policy.settled import Answers, Settled
 
 Path = tuple[str | int, ...]
 E = TypeVar("E", bound=StrEnum)
@@ -166,9 +169,16 @@ class Pack:
 
 @dataclass(frozen=True)
 class Packs:
-    """All packs in force, by id. Iterates over packs in alphabetical order of id."""
+    """All packs in force, by id. Iterates over packs in alphabetical order of id.
+
+    `settled` and `answers` are what `policy/settled.py` remembers: nothing that they decide.
+    """
 
     by_id: Mapping[str, Pack]
+    settled: dict[tuple[object, ...], Settled] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    answers: Answers = field(init=False, repr=False, compare=False, default_factory=dict)
     _by_country: Mapping[str, Pack] = field(init=False, repr=False)
     _fallback: Pack | None = field(init=False, repr=False)
 

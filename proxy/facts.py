@@ -136,6 +136,9 @@ def _columns(known: Known) -> dict[str, Any]:
     return values
 
 
+_SOME_MARKETING = Message(category=Category.MARKETING, purpose=Purpose.COMMERCIAL)
+
+
 def person_facts(sender: model.Sender, address: str, known: Known, at: datetime) -> Facts:
     """A person and some marketing mail of `sender`: for counting who may be written to.
 
@@ -145,7 +148,7 @@ def person_facts(sender: model.Sender, address: str, known: Known, at: datetime)
         at=at,
         sender=sender,
         recipient=Recipient(address=address, **_columns(known)),
-        message=Message(category=Category.MARKETING, purpose=Purpose.COMMERCIAL),
+        message=_SOME_MARKETING,
         known=known,
     )
 
