@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 from policy.address import Address
 from policy.engine import PERMISSION_REQUEST
@@ -27,8 +28,9 @@ from proxy.message import header as headers
 from proxy.message.body import BodyPlan, untouched
 from proxy.message.classify import Chooser, Class, Unclassified, classify
 from proxy.message.control import Control, ControlError, control, meant
+from proxy.message.dkim import DKIM
 from proxy.message.edit import EditPlan, shown_mailboxes
-from proxy.message.header import Header, HeaderRefused
+from proxy.message.header import Field, Header, HeaderRefused
 from proxy.message.inspect import ANYONE, Shown
 from proxy.message.promotion import DECLARED, SIGNS, Lines, score
 from proxy.message.received import after_trace, check_loop
@@ -45,8 +47,12 @@ _LARGE_TO_HASH = 1 << 20
 _NO_ROOM = Reply(452, "4.3.1", "no room for the text of this message now, try again later")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mail:
+_NONE_FAILED = frozenset[Field]()
+# Whether, by which signs, and what the journal notes.
+_NO_PROMOTION: tuple[bool, tuple[str, ...], tuple[str, ...]] = False, (), ()
+
+
+class Mail(NamedTuple):
     """One message as the flow sees it.
 
     `recipients` are distinct; `null` marks a bounce or receipt that passes untouched;
@@ -215,39 +221,40 @@ class Reader:
     async def _read(
         self, envelope: Envelope, content: Content, known: Class | None
     ) -> Mail | Reply:
-        limits = self._settings.limits
-        try:
-            header = headers.index(
-                content, max_bytes=limits.header_bytes, max_fields=limits.header_fields
-            )
-            controls = self._believed(envelope, control(header))
-        except HeaderRefused as refused:
-            return refused.reply
-        except ControlError as error:
-            return error.reply
-        loop = check_loop(header, hostname=self._site.hostname, instance=self._site.instance)
-        if loop is not None:
-            return loop
-        if envelope.smtputf8 and (not_utf8 := headers.check_utf8(header)) is not None:
-            return not_utf8
-        content_hash = await _hash(stretch(content, after_trace(header)))
+        begun = self._begin(envelope, content)
+        if isinstance(begun, Reply):
+            return begun
+        header, controls = begun
+        hashed = stretch(content, after_trace(header))
+        in_thread = large(hashed, _LARGE_TO_HASH)
+        content_hash = await _hash(hashed) if in_thread else _digest(hashed)
         recipients = tuple({a.exact: a for a in envelope.recipients}.values())
-        found = known or await self._classify(envelope, content, header, controls, recipients)
-        if isinstance(found, Reply):
-            return found
+        if known is None:
+            body_hash = await _hash(stretch(content, header.end)) if self._has_personal else ""
+            classified = self._classify(envelope, header, controls, recipients, body_hash)
+            if isinstance(classified, Reply):
+                return classified
+            found = classified
+        else:
+            found = known
         if controls.template == PERMISSION_REQUEST and not found.null:
             # To ask for consent is marketing, whatever else it is called: all duties are owed.
-            found = replace(found, category=Category.MARKETING)
+            found = found._replace(category=Category.MARKETING)
         refused_ = self._refuse(envelope, header, found)
         if refused_ is not None:
             return refused_
         marketing = found.category is Category.MARKETING
         enforced = marketing and found.stream.mode == "enforce"
         signing = self._planner.signing(header, found.stream) if enforced else None
-        promotion, signs, notes = await self._promotion(envelope, content, header, found)
+        promotion, signs, notes = (
+            await self._promotion(envelope, content, header, found)
+            if found.category is Category.TRANSACTIONAL and not found.null
+            else _NO_PROMOTION
+        )
         shown = None
-        body = untouched(content, header)
-        failed = await self._planner.failed(content, header)
+        failed = _NONE_FAILED
+        if DKIM in header.by_name:
+            failed = await self._planner.failed(content, header)
         if marketing or promotion:
             signed_by = "" if signing else covering(header, failed)
             shown, body, shared = await self._planner.look(
@@ -261,10 +268,14 @@ class Reader:
                 shown = shown.for_holder()
             if body.refused is not None:
                 notes += ("placeholder_left",)
+        else:
+            body = untouched(content, header)
         if enforced and body.refused is not None:
             return body.refused
         owners = self._planner.owners(shown, found.stream)
-        holders = {owners[t] for t in shown.own_tokens if t in owners} if shown else set()
+        holders = frozenset(
+            [owners[t] for t in shown.own_tokens if t in owners] if shown and owners else ()
+        )
         if enforced and shown is not None and found.stream.footer == "require":
             all_hold = holders.issuperset(address.exact for address in recipients)
             if (lacks := _lacks(shown, all_hold)) is not None:
@@ -291,10 +302,10 @@ class Reader:
             class_source=found.source,
             null=found.null,
             recipients=recipients,
-            message_id=headers.message_id(header),
+            message_id=edits[0].message_id if b"message-id" in header.by_name else "",
             content_hash=content_hash,
             shown=shown,
-            holders=frozenset(holders),
+            holders=holders,
             owners=owners,
             visible_recipients=visible,
             promotion=promotion,
@@ -306,6 +317,24 @@ class Reader:
             edited=edits[1],
             signing=signing,
         )
+
+    def _begin(self, envelope: Envelope, content: Content) -> tuple[Header, Control] | Reply:
+        limits = self._settings.limits
+        try:
+            header = headers.index(
+                content, max_bytes=limits.header_bytes, max_fields=limits.header_fields
+            )
+            controls = self._believed(envelope, control(header))
+        except HeaderRefused as refused:
+            return refused.reply
+        except ControlError as error:
+            return error.reply
+        loop = check_loop(header, hostname=self._site.hostname, instance=self._site.instance)
+        if loop is not None:
+            return loop
+        if envelope.smtputf8 and (not_utf8 := headers.check_utf8(header)) is not None:
+            return not_utf8
+        return header, controls
 
     def _believed(self, envelope: Envelope, controls: Control) -> Control:
         """The control headers without a template that this submitter may not claim.
@@ -321,20 +350,20 @@ class Reader:
             return controls
         return replace(controls, template="")
 
-    async def _classify(
+    def _classify(
         self,
         envelope: Envelope,
-        content: Content,
         header: Header,
         controls: Control,
         recipients: tuple[Address, ...],
+        body: str,
     ) -> Class | Reply:
+        """`body` is the hash of the body, where there are streams for personal mail."""
         if controls.stream and self._settings.find_stream(controls.stream) is None:
             near = meant(controls.stream, [stream.id for stream in self._settings.streams])
             why = f"no stream {controls.stream}{near}"
             return Reply(554, "5.6.0", f"control header Sluis-Stream: {why}")
         credential = self._credential(envelope)
-        body = await _hash(stretch(content, header.end)) if self._has_personal else ""
         found = classify(
             self._settings,
             listener=self._listener(envelope),
@@ -374,8 +403,6 @@ class Reader:
     ) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
         """Whether transactional mail counts as promotional, by which signs, and what the journal
         notes of it."""
-        if found.category is not Category.TRANSACTIONAL or found.null:
-            return False, (), ()
         if envelope.solicitation or declared(header):
             return True, (DECLARED,), (DECLARED,)
         threshold = self._settings.promotion.threshold
@@ -388,7 +415,7 @@ class Reader:
                 content, header, self._weights, threshold=threshold, lines=self._lines
             )
         if found_.total < threshold:
-            return False, (), ()
+            return _NO_PROMOTION
         note = f"promotion {found_.total}: {', '.join(found_.signs)}"
         return found.stream.promotion == "enforce", found_.signs, (note,)
 
@@ -408,6 +435,8 @@ async def _hash(piece: Piece) -> str:
 
 
 def _digest(piece: Piece) -> str:
+    if not isinstance(piece, Spooled):
+        return hashlib.sha256(piece).hexdigest()
     sha = hashlib.sha256()
     for block in blocks(piece):
         sha.update(block)

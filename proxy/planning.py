@@ -34,7 +34,7 @@ from proxy.message.obligations.list_unsubscribe import Mode
 from proxy.message.sign import Signing, holds
 from proxy.message.verify import failed as failed_signatures
 from proxy.replies import Reply, our_fault
-from proxy.tokens import OptOut, length
+from proxy.tokens import length
 from proxy.tokens import open_ as open_token
 
 #: Content above this is inspected off the event loop, in octets: hostile HTML costs up to 0.4 s.
@@ -95,9 +95,13 @@ class Planner:
         """
         stream = found.stream
         marketing = found.category is Category.MARKETING
-        address = max((a.exact for a in recipients), key=lambda a: len(a.encode()), default="")
-        token = OptOut(stream.sender, stream.id, address, f"{envelope.ref}.1000")
-        longest = len(self._wanted[stream.sender].own_url) + length(self._keys, token)
+        longest = len(self._wanted[stream.sender].own_url) + length(
+            self._keys,
+            stream.sender,
+            stream.id,
+            address=max([len(a.exact.encode()) for a in recipients], default=0),
+            ref=len(envelope.ref) + len(".1000"),
+        )
 
         fields = fields_of(header) if marketing else None
         if fields is None:
@@ -246,7 +250,7 @@ class Planner:
             log.incident(ref=envelope.ref, error=error)
             return our_fault(envelope.ref)
         # The copy for the holder of an own link may keep fields that all others would replace.
-        for address in envelope.recipients:
+        for address in envelope.recipients if edits.refuses else ():
             refusal = edits.refusal(address.exact)
             if refusal is not None:
                 return refusal
@@ -254,7 +258,9 @@ class Planner:
 
     def owners(self, shown: Shown | None, stream: Stream) -> dict[str, str]:
         """The opt-out links of ours in the text: token to the exact address it is for."""
-        tokens = {token for seen in shown.seen for token in seen.own_tokens} if shown else set()
+        tokens = {token for seen in shown.seen for token in seen.own_tokens} if shown else ()
+        if not tokens:
+            return {}
         owners = {token: self._own_address(token, stream) for token in tokens - {ANYONE}}
         return {token: address for token, address in owners.items() if address}
 
@@ -281,5 +287,7 @@ def _publication(stream: Stream, sender: Sender) -> Publication:
 
 def covering(header: Header, failed: frozenset[Field]) -> str:
     """The d= of the first signature that an edit of the body would break, and that may be valid."""
+    if DKIM not in header.by_name:
+        return ""
     broken = broken_by(header, body_edited=True, failed=failed)
     return next((b.d or "?" for b in broken), "")

@@ -37,9 +37,27 @@ def seal(keys: Keys, optout: OptOut) -> str:
     return keys.seal(_PURPOSE, _payload(keys, optout))
 
 
-def length(keys: Keys, optout: OptOut) -> int:
-    """The characters of `seal(keys, optout)`, which is not made. Raises `ValueError` as that."""
-    return keys.sealed_length(len(_payload(keys, optout)))
+def length(keys: Keys, sender: str, stream: str, *, address: int, ref: int) -> int:
+    """The characters of a token of this stream whose address and ref have so many octets.
+
+    Raises `ValueError` as `seal`.
+    """
+    if ref > 255 or address > 255:
+        raise ValueError(_TOO_LONG)
+    return _sealed(keys, len(_begun(sender, stream)) + 2 + ref + address)
+
+
+def _sealed(keys: Keys, payload: int) -> int:
+    """The characters of a token of so many octets, its pad included."""
+    length = keys.sealed_length(payload + len(_pad(payload)))
+    if length > LONGEST_TOKEN:
+        raise ValueError(f"a token over {LONGEST_TOKEN} characters: shorten the stream's id")
+    return length
+
+
+def _pad(payload: int) -> bytes:
+    # Whole base64 groups may end in "-" or "_", which what turns text into links may leave out.
+    return b"" if (payload + TAG_BYTES) % 3 else _PAD
 
 
 @lru_cache(maxsize=256)
@@ -61,12 +79,8 @@ def _payload(keys: Keys, optout: OptOut) -> bytes:
     if len(ref) > 255 or len(address) > 255:
         raise ValueError(_TOO_LONG)
     payload = b"%b%c%b%c%b" % (begun, len(ref), ref, len(address), address)
-    if (len(payload) + TAG_BYTES) % 3 == 0:
-        # Whole base64 groups may end in "-" or "_", which what turns text into links may leave out.
-        payload += _PAD
-    if keys.sealed_length(len(payload)) > LONGEST_TOKEN:
-        raise ValueError(f"a token over {LONGEST_TOKEN} characters: shorten the stream's id")
-    return payload
+    _sealed(keys, len(payload))
+    return payload + _pad(len(payload))
 
 
 def open_(keys: Keys, token: str) -> OptOut:

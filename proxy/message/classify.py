@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from policy.model import Category
 from proxy.config.models import Credential, Listener, Settings, Stream
@@ -22,8 +23,7 @@ _CATEGORY_RANK = {Category.PERSONAL: 0, Category.TRANSACTIONAL: 1, Category.MARK
 PERSONAL_RECIPIENTS = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signals:
+class Signals(NamedTuple):
     """What the header block says about the kind of mail, already read from the bytes.
 
     `from_domain` and `list_id` are lower case, "" when absent; `list_fields` whether any List-*
@@ -41,8 +41,7 @@ class Signals:
     solicitation: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Class:
+class Class(NamedTuple):
     """The stream of a message, what it counts as, and which input said so.
 
     `null` marks mail from the null sender that passes untouched (RFC 5321 4.5.5: bounces,

@@ -53,7 +53,7 @@ _NOTHING = Control()
 
 def control_fields(header: Header) -> list[Field]:
     """All `Sluis-*` fields; every copy goes without them."""
-    if not any(name.startswith(PREFIX) for name in header.by_name):
+    if b"\n" + PREFIX not in header.names:
         return []
     return [field for field in header.fields if field.name.startswith(PREFIX)]
 

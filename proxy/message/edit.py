@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from proxy.envelope import Envelope
 from proxy.message import dkim, mailboxes
@@ -75,16 +76,14 @@ class Publication:
     unsubscribe_hosts: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(NamedTuple):
     """What follows the per-copy fields, and what becomes of the signatures."""
 
     rest: bytes
     dkim: dkim.Settled
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EditPlan:
+class EditPlan(NamedTuple):
     """The work shared by all copies of a mail.
 
     `message_id` is that of every copy ("" only where there is none and none was added); `forward`
@@ -101,13 +100,13 @@ class EditPlan:
     list_id: bytes
     links: Links | None
     main: Variant
+    message_id: str
     own: Variant | None = None
     own_recipient: str = ""
     mailto: str = ""
     to: Mapping[str, bytes] | None = None
     complaint_id: bool = False
     list_refusal: Reply | None = None
-    message_id: str
     forward: Forward | None = None
     marks: tuple[str, ...] = ()
 
@@ -126,6 +125,12 @@ class EditPlan:
         return Reply(
             550, "5.7.1", f"dkim-covered d={first.d or '?'} field {first.field}: {first.how}"
         )
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the copy for anybody may be refused."""
+        broken = self.main.dkim.broken or (self.own is not None and self.own.dkim.broken)
+        return bool(broken) or self.list_refusal is not None
 
     def signs(self, recipient: str = "") -> bool:
         """Whether the copy for this exact address is signed by us; it never leaves unsigned."""
@@ -244,7 +249,7 @@ def plan(
 
 def _touched(header: Header) -> bool:
     """Whether something of the block goes, or may break, where nothing of marketing is added."""
-    return any(name in _TOUCHED or name.startswith(PREFIX) for name in header.by_name)
+    return not _TOUCHED.isdisjoint(header.by_name) or b"\n" + PREFIX in header.names
 
 
 def _received(envelope: Envelope, site: Site, client_ip: str) -> bytes:
@@ -286,8 +291,7 @@ def copy_head(plan: EditPlan, *, number: int, recipient: str = "", token: str = 
     return b"".join(pieces)
 
 
-@dataclass(frozen=True, slots=True)
-class _Extra:
+class _Extra(NamedTuple):
     """What marketing mail gets that is the same in every copy; `names` are those of all of it."""
 
     removed: frozenset[bytes] = frozenset()
@@ -314,8 +318,8 @@ def _marketing(
     removed: set[bytes] = set()
     names: list[bytes] = []
     list_field = b""
-    if not list_id.kept(header):
-        removed |= {list_id.NAME} if header.named(list_id.NAME) else set()
+    if list_id.NAME not in header.by_name or not list_id.kept(header):
+        removed |= {list_id.NAME} if list_id.NAME in header.by_name else set()
         names.append(list_id.NAME)
         list_field = list_id.field(
             stream=publication.stream,
@@ -374,8 +378,7 @@ def _to(shown: Mapping[str, bytes], recipient: str) -> bytes:
     return b"To: " + shown.get(recipient, recipient.encode()) + b"\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class _Signing:
+class _Signing(NamedTuple):
     """What decides about signatures in every variant."""
 
     aligned: dkim.Aligned | None

@@ -170,7 +170,7 @@ def score(
         if not weights[name]:
             continue
         if name == "list_fields":
-            there = any(field.startswith(b"list-") for field in header.by_name)
+            there = b"\nlist-" in header.names
         else:
             if shown is None:
                 shown = _shown(content, header)

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from proxy.message.dates import rfc5322
-from proxy.message.fold import filled, finished
+from proxy.message.fold import MAX_LINE, WIDTH, FoldError, filled, finished
 from proxy.message.header import Header
 from proxy.replies import Reply
 
@@ -36,15 +36,22 @@ def received(
     No `for`, since one copy must not show who else got the mail. The client's IP address only where
     given: where an authenticated person sits is nobody's business.
     """
-    begun = _opening(helo[:256], hostname, instance, protocol, client_ip)
-    return finished("Received", filled(begun, (f"id {ref};", rfc5322(at))))
+    begun, used = _opening(helo[:256], hostname, instance, protocol, client_ip)
+    if not (ref.isascii() and ref.isalnum()) or len(ref) > MAX_LINE - len("id ;"):
+        raise FoldError("field Received cannot be written")
+    id_, date = f"id {ref};", rfc5322(at)
+    after = used + 1 + len(id_)
+    if after > WIDTH:
+        begun, after = f"{begun}\r\n", 1 + len(id_)
+    ends = "\r\n" if after + 1 + len(date) > WIDTH else ""
+    return f"{begun} {id_}{ends} {date}\r\n".encode("ascii")
 
 
 @lru_cache(maxsize=256)
 def _opening(
     helo: str, hostname: str, instance: str, protocol: str, client_ip: str
-) -> tuple[str, ...]:
-    """The lines that all mails of a session have in common."""
+) -> tuple[str, int]:
+    """What all mails of a session have in common, and the characters of its last line."""
     name = helo if len(helo) <= 255 and _HELO.fullmatch(helo) else "unknown"
     words = [
         f"from {name}",
@@ -53,7 +60,8 @@ def _opening(
         f"(sluis {instance})",
         f"with {protocol}",
     ]
-    return tuple(filled(("Received:",), words))
+    lines = filled(("Received:",), words)
+    return finished("Received", lines).decode("ascii").removesuffix("\r\n"), len(lines[-1])
 
 
 def check_loop(header: Header, *, hostname: str, instance: str) -> Reply | None:

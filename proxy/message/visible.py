@@ -13,7 +13,7 @@ def count_visible(header: Header) -> int | None:
     """
     total = 0
     for name in VISIBLE:
-        for value in header.values(name):
+        for value in header.values(name) if name in header.by_name else ():
             try:
                 total += mailboxes.count(value, mailboxes.ENOUGH - total)
             except mailboxes.AmbiguousError:

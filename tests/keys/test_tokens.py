@@ -31,6 +31,11 @@ short = st.text(string.ascii_letters, max_size=30)
 short_optouts = st.builds(OptOut, sender=short, stream=short, address=short, ref=short)
 
 
+def foreseen(keys: Keys, optout: OptOut) -> int:
+    address, ref = len(optout.address.encode()), len(optout.ref.encode())
+    return length(keys, optout.sender, optout.stream, address=address, ref=ref)
+
+
 @given(optouts)
 def test_it_opens_to_what_was_sealed(keys: Keys, optout: OptOut) -> None:
     try:
@@ -38,9 +43,9 @@ def test_it_opens_to_what_was_sealed(keys: Keys, optout: OptOut) -> None:
     except ValueError as fault:
         assert "600 characters" in str(fault)  # noqa: PT017
         with pytest.raises(ValueError, match="600 characters"):
-            length(keys, optout)
+            foreseen(keys, optout)
         return
-    assert length(keys, optout) == len(token)
+    assert foreseen(keys, optout) == len(token)
     assert open_(keys, token) == optout
     assert token == seal(keys, optout)
     assert re.fullmatch(r"k1\.[A-Za-z0-9_-]+[A-Za-z0-9]", token), "no end that a linkifier drops"

@@ -17,9 +17,11 @@ from proxy.config.models import Promotion
 from proxy.envelope import Envelope, Submitter
 from proxy.message import dkim, edit, encoded, header, inspect, mailboxes, mime, promotion, received
 from proxy.message.dates import rfc5322
+from proxy.message.fold import FoldError
 from proxy.message.fold import fold as folded
 from proxy.message.header import index
 from proxy.message.inspect import fold
+from proxy.message.obligations.list_unsubscribe import Mode
 from proxy.message.promotion import PHRASES, SIGNS, Score, score
 from proxy.message.words import OPT_OUT, Words, _pattern
 
@@ -432,3 +434,49 @@ def test_what_was_found_last_is_looked_for_first(texts: list[str]) -> None:
     for text in texts:
         assert words.found_in(text) is (text != "x")
         assert sorted(words._groups, key=str) == sorted(Words()._groups, key=str)
+
+
+@settings(deadline=None, max_examples=300)
+@given(LINES, st.sampled_from([b"", b"X-List-Id: 1\r\n", b"list-id: <a.example>\r\n"]))
+def test_names_of_a_block_are_told_alike(lines: list[bytes], more: bytes) -> None:
+    block = index(b"From: a@acme.example\r\n" + b"".join(lines) + more + b"\r\n")
+    for prefix in (b"list-", b"sluis-", b"from", b"id"):
+        begins = any(name.startswith(prefix) for name in block.by_name)
+        assert (b"\n" + prefix in block.names) is begins
+    touched = any(n in edit._TOUCHED or n.startswith(b"sluis-") for n in block.by_name)
+    assert edit._touched(block) is touched
+
+
+@settings(deadline=None, max_examples=300)
+@given(LINES, st.sampled_from(list(Mode)), st.booleans())
+def test_nobody_is_refused_where_the_plan_refuses_nobody(
+    lines: list[bytes], mode: Mode, ours: bool
+) -> None:
+    listed = b"List-Unsubscribe: <https://m.example/u/k1.abc>\r\n" if ours else b""
+    block = index(b"From: a@acme.example\r\n" + listed + b"".join(lines) + b"\r\n")
+    made = edit.plan(
+        block,
+        envelope=Envelope(
+            submitter=Submitter(listener="l", peer="127.0.0.1", helo="app"),
+            ref="R" * 16,
+            received_at=datetime(2026, 11, 24, tzinfo=UTC),
+        ),
+        site=edit.Site(hostname="gate.acme.example", instance="i1", public_url="https://m.example"),
+        publication=edit.Publication(stream="news", sender="acme", unsubscribe=mode),
+        own=lambda token: "anna@example.nl",
+    )
+    refused = [made.refusal(address) for address in ("anna@example.nl", "bram@example.nl")]
+    assert made.refuses is any(refused)
+
+
+@pytest.mark.parametrize("ref", ["", "a b", "\u00e9", "x\r\n", "A" * 999])
+def test_a_reference_that_is_none_writes_no_trace(ref: str) -> None:
+    with pytest.raises(FoldError):
+        received.received(
+            helo="app",
+            hostname="gate.acme.example",
+            instance="i1",
+            protocol="ESMTP",
+            ref=ref,
+            at=datetime(2026, 11, 24, tzinfo=UTC),
+        )
