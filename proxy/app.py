@@ -44,6 +44,7 @@ from proxy.fallback.store import FallbackStore
 from proxy.forwards import Forwarder
 from proxy.gate import Gate
 from proxy.keys import Keys
+from proxy.signers import signing
 from proxy.smtp import certificates
 from proxy.smtp.limits import Admission
 from proxy.smtp.server import RunningListener, serve_listener
@@ -157,6 +158,7 @@ async def running(
             instance=f"i{instance[:6]}",
             clock=clock,
             outbox=state,
+            signer=stack.enter_context(signing(settings)),
         )
         # Half of the connections at most: mail whose client waits goes first.
         connections = sum(upstream.connections for upstream in settings.upstreams)

@@ -91,6 +91,7 @@ class Gate:
         instance: str,
         clock: Callable[[], datetime],
         outbox: OutboxState,
+        signer: Signer | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -107,7 +108,7 @@ class Gate:
         self._monotonic = monotonic
         self._reader = Reader(settings, keys=keys, instance=instance, clock=clock)
         self._judge = Judge(settings, keys=keys, packs=packs, telemetry=telemetry, clock=clock)
-        signer = Signer()
+        signer = signer or Signer()
         self._notices = Notices(settings, keys=keys, store=store, signer=signer, clock=clock)
         self._resender = Resender(
             settings=settings,

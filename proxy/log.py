@@ -538,6 +538,13 @@ def signing_failed(*, ref: str, error: str) -> None:
     _limited("error", "signing.failed", (_short(error),), _REFUSALS, ref=ref, error=error)
 
 
+def signer_lost(*, pid: int, error: str = "") -> None:
+    """The process that signs ended or did not answer (or, pid 0, did not start): the event loop
+    signs until there is another.
+    """
+    _limited("warning", "signer.lost", (), _REFUSALS, pid=pid, error=error)
+
+
 def upstream_failed(*, ref: str, error: str, upstream: str = "") -> None:
     """No upstream, or this one, could be used; the client heard 451."""
     _limited(

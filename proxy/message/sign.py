@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -83,12 +84,25 @@ class Signing:
     body: BodyHash = field(default_factory=BodyHash)
 
 
-class Signer:
-    """Signs copies, in the event loop.
+class Helper(Protocol):
+    """Who makes signatures elsewhere (`proxy.signers`)."""
 
-    cryptography lets the interpreter go while it signs, so that the store works on meanwhile; a
-    hand-over to a thread, which must get the interpreter back, costs more than the signature.
+    def begin(
+        self, digests: Sequence[tuple[PrivateKey, bytes]]
+    ) -> asyncio.Future[list[bytes]] | None:
+        """A signature of each SHA-256, or None where it cannot now."""
+        ...
+
+
+class Signer:
+    """Signs copies: by its helper if it can, else in the event loop.
+
+    In no thread: cryptography lets the interpreter go while it signs, but to get it back beside a
+    busy loop costs more than the signature.
     """
+
+    def __init__(self, helper: Helper | None = None) -> None:
+        self._helper = helper
 
     async def sign(
         self,
@@ -127,7 +141,9 @@ class Signer:
             own.update(frame.hashed_before + text + frame.hashed_after)
             starts.append(frame.before + text + frame.after)
             digests.append((key.private, own.digest()))
-        return b"".join(map(_finished, starts, values(digests)))
+        begun = self._helper.begin(digests) if self._helper is not None else None
+        made = values(digests) if begun is None else await begun
+        return b"".join(map(_finished, starts, made))
 
 
 @dataclass(frozen=True, slots=True)

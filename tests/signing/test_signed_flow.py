@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import aiosqlite
@@ -15,6 +17,8 @@ import verifiers
 from running_sluis import OPT_IN, Make, World, fields, message, world  # noqa: F401
 from signing_keys import ED25519, KEYS, RECORDS, RSA, pem, record
 
+from proxy import signers
+from proxy.config.signing import PrivateKey
 from proxy.message.header import index
 
 ANNA, BRAM = "anna@example.nl", "bram@example.nl"
@@ -220,6 +224,39 @@ async def test_a_key_that_no_upstream_may_use_now(signing: Make, tmp_path: Path)
     assert contents(sluis) == []
     row = await sluis.ended(reply)
     assert row.state.value == "returned"
+
+
+async def test_a_process_of_its_own_signs(
+    signing: Make,
+    world: Make,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signers, "_cores", lambda: [0, *range(os.cpu_count() or 1)])
+    unsigned = await world(edit=lambda text: text.replace("/data", "/other"))
+    assert unsigned.sluis.gate._dispatch._signer._helper is None
+    sluis = await signing()
+    helper = sluis.sluis.gate._dispatch._signer._helper
+    assert isinstance(helper, signers.Signers)
+    await sluis.send(ANNA, message(message_id="0"))  # the first starts it
+    async with asyncio.timeout(30):
+        while not helper.pid:  # noqa: ASYNC110  nobody announces it
+            await asyncio.sleep(0.005)
+    begun = []
+    begin = helper.begin
+
+    def noted(digests: Sequence[tuple[PrivateKey, bytes]]) -> asyncio.Future[list[bytes]] | None:
+        begun.append(begin(digests))
+        return begun[-1]
+
+    monkeypatch.setattr(helper, "begin", noted)
+    for n in range(1, 4):
+        assert (await sluis.send(ANNA, message(message_id=str(n)))).startswith("250")
+        if n == 2:
+            os.kill(helper.pid, signal.SIGKILL)
+    assert all(made is not None for made in begun[:2])
+    for content in contents(sluis):
+        assert verifiers.by_dkimpy(content, RECORDS) == [True, True]
+    assert len(contents(sluis)) == 4
 
 
 async def test_many_copies_at_once(signing: Make) -> None:
