@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -186,15 +186,15 @@ async def running(
             await asyncio.wait_for(pool.hear(), _HEARS_WITHIN)
         listeners = await _listen(settings, gate, telemetry, clock=clock)
         census = Census(settings, store=store, packs=packs, telemetry=telemetry)
-        background = [
-            asyncio.create_task(store.run()),
-            asyncio.create_task(_pulse(settings, health, store, pool, state, telemetry, clock)),
-            asyncio.create_task(census.every(_CENSUS, clock)),
-            asyncio.create_task(outbox.run()),
-            asyncio.create_task(forwarder.run()),
-            asyncio.create_task(certificates.watch(listeners)),
-            asyncio.create_task(_hear(pool)),
-        ]
+        background = _beside(
+            store.run,
+            partial(_pulse, settings, health, store, pool, state, telemetry, clock),
+            partial(census.every, _CENSUS, clock),
+            outbox.run,
+            forwarder.run,
+            partial(certificates.watch, listeners),
+            partial(_hear, pool),
+        )
         health.started = True
         log.server_started(
             listeners=[f"{x.host}:{x.port}" for x in listeners],
@@ -306,6 +306,24 @@ def _next_end(ends: Sequence[float], clock: Callable[[], datetime]) -> float:
 
 def _end_of(listener: RunningListener) -> float:
     return listener.certificate.ends
+
+
+def _beside(*works: Callable[[], Coroutine[None, None, None]]) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(_kept_up(work)) for work in works]
+
+
+async def _kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Do `work` to its end; what is not foreseen is logged, and it is begun anew.
+
+    Nobody waits for it, so it would be missed late, and silently: `/readyz` as it was then, no
+    snapshot, no mail of the outbox.
+    """
+    while True:
+        try:
+            return await work()
+        except Exception as error:
+            log.incident(ref="", error=error)
+            await asyncio.sleep(_PULSE)
 
 
 async def _hear(pool: Pool) -> None:

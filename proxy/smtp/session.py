@@ -88,7 +88,8 @@ class Session:
                 open_ = self._transaction
                 ref = open_.envelope.ref if open_ else new_ref(self._desk.clock())
                 log.incident(ref=ref, error=error)
-                self._reply(our_fault(ref))
+                # What may be left of a message is never read as commands.
+                (self._end if self._verb == "DATA" else self._reply)(our_fault(ref))
 
     async def _hold_back(self) -> None:
         """A client that makes one error after the other gets its answers slowly."""

@@ -18,6 +18,7 @@ from policy.address import Address
 from proxy import log
 from proxy.envelope import Envelope
 from proxy.replies import Reply
+from proxy.smtp.data import Incoming
 
 LOOPS: list[Loop] = ["asyncio", "uvloop"]
 
@@ -205,6 +206,27 @@ def test_trouble_is_temporary_and_tells_nothing(
     assert [e["ref"] for e in incidents] == [ref]
     assert "Error" in incidents[0]["traceback"]
     assert b"anna@example.nl" not in events.getvalue()
+
+
+def test_trouble_in_the_middle_of_a_message_ends_the_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is left of the message would be read as commands, and whoever wrote it may not give
+    any."""
+
+    def no_memory(self: Incoming, chunk: bytes) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(Incoming, "feed", no_memory)
+    gate = RecordingGate()
+    with front_door(gate=gate) as door, door.connect() as client:
+        client.open()
+        assert client.code("DATA") == 354
+        client.send(b"Subject: x\r\n\r\n")
+        answer = client.reply()
+        assert answer.startswith("451 4.3.0 temporary local problem (ref ")
+        assert client.at_end()
+        assert not gate.submitted
 
 
 def test_a_421_of_the_gate_ends_the_session() -> None:
