@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 #: Octets of one message that are kept in memory; a longer one is a file.
 SPOOL_AT = 256 * 1024
 
-#: Octets of a file that are in memory at once, for each reader.
+#: Octets of a file that are in memory at once, for each reader that looks about in it; and for each
+#: that reads it from end to end: every read is a chance for another thread to take the interpreter.
 BLOCK = 64 * 1024
+STRETCH = 256 * 1024
 
 # Linux tells whether a read would wait for the disk; elsewhere every read takes a thread.
 _NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
@@ -81,12 +84,20 @@ class Spooled:
     May be read by several threads. Every method raises `OSError` where the disk cannot be read.
     """
 
-    __slots__ = ("_ascii", "_end", "_file", "_seen", "_start", "dots")
+    __slots__ = ("_ascii", "_end", "_file", "_hashed", "_seen", "_start", "dots")
 
     def __init__(
-        self, file: _File, start: int, end: int, *, ascii_only: bool | None, dots: bool = True
+        self,
+        file: _File,
+        start: int,
+        end: int,
+        *,
+        ascii_only: bool | None,
+        dots: bool = True,
+        hashed: tuple[int, int, str] | None = None,
     ) -> None:
         self._file = file
+        self._hashed = hashed  # start and end in the file of a stretch, and its SHA-256 (hex)
         #: Whether a line of it may begin with a dot, beside what it begins with itself.
         self.dots = dots
         self._start = start
@@ -151,7 +162,16 @@ class Spooled:
         first = self._start + start
         last = max(first, self._start + end)
         ascii_only = True if self._ascii else None
-        return Spooled(self._file, first, last, ascii_only=ascii_only, dots=self.dots)
+        return Spooled(
+            self._file, first, last, ascii_only=ascii_only, dots=self.dots, hashed=self._hashed
+        )
+
+    @property
+    def sha256(self) -> str | None:
+        """Its SHA-256 (hex), where it was made as the octets came in."""
+        if self._hashed is None or self._hashed[:2] != (self._start, self._end):
+            return None
+        return self._hashed[2]
 
     def same(self, other: object) -> bool:
         """Whether it is the same part of the same file."""
@@ -162,31 +182,31 @@ class Spooled:
         )
 
     def blocks(self) -> Iterator[bytes]:
-        """All of it, in order, in pieces of `BLOCK` octets at most."""
-        for at in range(self._start, self._end, BLOCK):
-            yield self._read(at, min(BLOCK, self._end - at))
+        """All of it, in order, in pieces of `STRETCH` octets at most."""
+        for at in range(self._start, self._end, STRETCH):
+            yield self._read(at, min(STRETCH, self._end - at))
 
-    async def read(self, start: int, size: int) -> bytes | bytearray:
+    async def read(self, start: int, size: int) -> Sequence[bytes | bytearray]:
         """`[start, start + size)`; off the event loop where the disk would have to be waited for.
 
         Raises `OSError`.
         """
-        block = self.at_once(start, size)
-        if block is not None:
-            return block
-        return await asyncio.to_thread(self.__getitem__, slice(start, start + size))
+        pieces = self.at_once(start, size)
+        return pieces or [await asyncio.to_thread(self.__getitem__, slice(start, start + size))]
 
-    def at_once(self, start: int, size: int) -> bytearray | None:
-        """The same where the disk need not be waited for; else None."""
+    def at_once(self, start: int, size: int) -> list[bytearray]:
+        """The same in pieces of `BLOCK` octets at most, where the disk need not be waited for; else
+        nothing.
+        """
         size = min(size, len(self) - start)
         if not _NO_WAIT or size <= 0:
-            return None
-        block = bytearray(size)
+            return []
+        pieces = [bytearray(min(BLOCK, size - at)) for at in range(0, size, BLOCK)]
         try:
-            got = os.preadv(self._file.number, [block], self._start + start, _NO_WAIT)
+            got = os.preadv(self._file.number, pieces, self._start + start, _NO_WAIT)
         except OSError:
-            return None  # not in the page cache, or a file system that cannot tell
-        return block if got == size else None
+            return []  # not in the page cache, or a file system that cannot tell
+        return pieces if got == size else []
 
     def _window(self, at: int) -> tuple[int, bytes]:
         """The last window, where it has the octet at `at` of the file; else a new one."""
@@ -238,13 +258,27 @@ def large(piece: Piece, limit: int) -> bool:
 class Spool:
     """Octets on their way in, to be handed over once. The file lies in `directory`, and takes its
     room from `disk`; None is a disk without bounds.
+
+    `hash_from` tells of the first octets of a large message from where on to its end a SHA-256 will
+    be asked for: it is made while the octets are at hand.
     """
 
-    __slots__ = ("_ascii", "_directory", "_disk", "_dots", "_file", "_octets", "_size")
+    __slots__ = (
+        *("_ascii", "_directory", "_disk", "_dots", "_file", "_hash_from", "_hashed", "_octets"),
+        "_size",
+    )
 
-    def __init__(self, directory: Path, disk: Budget | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        disk: Budget | None = None,
+        *,
+        hash_from: Callable[[memoryview], int] | None = None,
+    ) -> None:
         self._directory = directory
         self._disk = disk
+        self._hash_from = hash_from
+        self._hashed: tuple[int, hashlib._Hash] | None = None
         self._octets = bytearray()
         self._file: _File | None = None
         self._ascii = True
@@ -263,15 +297,16 @@ class Spool:
         self._ascii = self._ascii and ascii_only
         self._dots = self._dots or dots
         if self._file is None:
-            if len(self._octets) + len(octets) <= SPOOL_AT:
-                self._octets += octets
+            self._octets += octets
+            if len(self._octets) <= SPOOL_AT:
                 return
             self._file = _File(_nameless(self._directory), Room(self._disk) if self._disk else None)
-            held, self._octets = self._octets, bytearray()
-            self._append(self._file, held)
-        self._append(self._file, octets)
-
-    def _append(self, file: _File, octets: bytes | bytearray | memoryview) -> None:
+            octets, self._octets = memoryview(self._octets), bytearray()
+            if self._hash_from is not None and (at := self._hash_from(octets)) <= len(octets):
+                self._hashed = at, hashlib.sha256(octets[at:])
+        elif self._hashed is not None:
+            self._hashed[1].update(octets)
+        file = self._file
         if file.room is not None and not file.room.grow(len(octets)):
             raise OSError(errno.ENOSPC, "the messages on their way take all that they may")
         written = os.write(file.number, octets)
@@ -284,8 +319,12 @@ class Spool:
         if self._file is None:
             taken: Content = bytes(self._octets)
         else:
+            known = None
+            if self._hashed is not None:
+                at, sha = self._hashed
+                known = at, self._size, sha.hexdigest()
             taken = Spooled(
-                self._file, 0, self._size, ascii_only=self._ascii, dots=self._dots
+                self._file, 0, self._size, ascii_only=self._ascii, dots=self._dots, hashed=known
             )
         self.close()
         return taken
@@ -293,6 +332,7 @@ class Spool:
     def close(self) -> None:
         """Keep nothing."""
         self._octets = bytearray()
+        self._hashed = None
         self._file = None
         self._size = 0
         self._ascii = True

@@ -429,6 +429,8 @@ class Reader:
 
 async def _hash(piece: Piece) -> str:
     """SHA-256 (hex)."""
+    if isinstance(piece, Spooled) and piece.sha256 is not None:
+        return piece.sha256
     if large(piece, _LARGE_TO_HASH):
         return await asyncio.to_thread(_digest, piece)
     return _digest(piece)

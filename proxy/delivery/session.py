@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from proxy.content import BLOCK, Piece, Spooled
+from proxy.content import STRETCH, Piece, Spooled
 from proxy.delivery import wire
 from proxy.delivery.channel import BrokenError, Channel, GarbledError, LostError
 from proxy.delivery.handshake import UpstreamLike
@@ -19,7 +19,7 @@ from proxy.replies import printable
 from proxy.store.model import Result
 
 #: Content is stuffed and written in blocks of this many octets; less goes out at once with the dot.
-_BLOCK = 256 * 1024
+_BLOCK = STRETCH
 
 _KINDS = {2: Result.ACCEPTED, 4: Result.TEMPORARY, 5: Result.PERMANENT}
 
@@ -308,19 +308,17 @@ class Session:
             last = [stuffer.feed(part) for part in parts]
         else:
             for part in parts:
-                filed = part if isinstance(part, Spooled) else None
-                step = _BLOCK if filed is None else BLOCK
-                for start in range(0, len(part), step):
+                for start in range(0, len(part), _BLOCK):
                     if last:
                         self._listen()
                         self._channel.send_all(last, replies=0)
                         if self._channel.full:
                             await self._channel.drain(self._block)
-                    if filed is None:
-                        last = [stuffer.feed(part[start : start + step])]
+                    if isinstance(part, Spooled):
+                        read = part.at_once(start, _BLOCK) or await _read(part, start)
+                        last = [stuffer.feed(piece, dots=part.dots) for piece in read]
                     else:
-                        block = filed.at_once(start, step) or await _read(filed, start, step)
-                        last = [stuffer.feed(block, dots=filed.dots)]
+                        last = [stuffer.feed(part[start : start + _BLOCK])]
         last.append(stuffer.end())
         if ready is not None and not await ready():
             raise BrokenError("withheld")
@@ -365,9 +363,9 @@ class Session:
         return self._tx
 
 
-async def _read(part: Spooled, start: int, size: int) -> bytes | bytearray:
+async def _read(part: Spooled, start: int) -> Sequence[bytes | bytearray]:
     try:
-        return await part.read(start, size)
+        return await part.read(start, _BLOCK)
     except OSError as error:
         raise BrokenError(f"the message cannot be read: {error.strerror}") from error
 

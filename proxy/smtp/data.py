@@ -27,7 +27,6 @@ _BARE_CR = re.compile(rb"\r(?!\n)")
 _DOT = b"\r\n."  # a stuffed dot, or the end
 _SOUND = (None, "\r\n")  # what the lines may end in: none has ended yet, or all in CRLF
 _SLACK = 65536  # octets read beyond twice the size limit before giving up on the client
-_WINDOW = 65536  # octets looked at in one go: they stay in the cache of the CPU meanwhile
 
 
 class Incoming:
@@ -85,17 +84,7 @@ class Incoming:
     def feed(self, chunk: bytes) -> bool:
         """Take more octets; True when the end was among them: then `rest` is what came after it."""
         self.received += len(chunk)
-        if len(chunk) <= _WINDOW:
-            return self._feed(chunk)
-        view = memoryview(chunk)
-        for at in range(0, len(chunk), _WINDOW):
-            if self._feed(view[at : at + _WINDOW]):
-                self.rest += chunk[at + _WINDOW :]
-                return True
-        return False
-
-    def _feed(self, window: bytes | memoryview) -> bool:
-        data = self._carry + window
+        data = self._carry + chunk
         dot = data.find(b".")
         if dot >= 0:
             dot = data.find(_DOT, max(0, dot - 2))

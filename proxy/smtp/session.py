@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from proxy import log
 from proxy.content import SPOOL_AT, Budget, Room, Spool
 from proxy.envelope import Envelope
+from proxy.message.received import trace_end
 from proxy.ref import new_ref
 from proxy.replies import Reply, our_fault, with_ref
 from proxy.smtp import auth, command, limits, replies
@@ -429,7 +430,7 @@ class Session:
         """From 354 to the gate's answer."""
         self._messages_left -= 1
         self._wire.say(replies.GO_AHEAD)
-        spool = Spool(self._desk.settings.server.data_dir, disk)
+        spool = Spool(self._desk.settings.server.data_dir, disk, hash_from=trace_end)
         incoming = await self._receive(spool, min(self._limits.message_size, disk.limit))
         if incoming is None:
             return self._end(replies.TOO_MUCH_DATA)

@@ -29,6 +29,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is a file, and a block is a few octets: all that can be cut in two is."""
     monkeypatch.setattr(content, "SPOOL_AT", 0)
     monkeypatch.setattr(content, "BLOCK", 7)
+    monkeypatch.setattr(content, "STRETCH", 9)
 
 
 def filed(octets: bytes) -> Spooled:
@@ -70,10 +71,29 @@ def test_it_answers_as_bytes_do(
     assert b"".join(map(bytes, blocks(part))) == view
 
 
+@given(text, st.integers(0, 60))
+def test_what_was_hashed_on_the_way_is_known_of_that_stretch_only(
+    octets: bytes, mark: int
+) -> None:
+    spool = Spool(TMP, hash_from=lambda _: mark)
+    for at in range(0, len(octets), 11):
+        spool.write(octets[at : at + 11], ascii_only=False, dots=True)
+    one = spool.take()
+    for start in range(len(octets)):
+        assert isinstance(one, Spooled)
+        part = stretch(one, start)
+        assert isinstance(part, Spooled)
+        # What lies behind the octets that were there at first cannot be hashed on the way.
+        known = start == mark <= min(11, len(octets))
+        assert part.sha256 == (hashlib.sha256(octets[start:]).hexdigest() if known else None)
+        assert start + 1 == len(octets) or one.part(start, len(octets) - 1).sha256 is None
+
+
 @given(text.filter(bool))
 def test_reading_in_the_loop(octets: bytes) -> None:
     async def all_of(one: Spooled) -> bytes:
-        return b"".join([bytes(await one.read(n, 5)) for n in range(0, len(one), 5)])
+        read = [await one.read(n, 17) for n in range(0, len(one), 17)]
+        return b"".join(itertools.chain.from_iterable(read))
 
     assert asyncio.run(all_of(filed(octets))) == octets
 
@@ -85,7 +105,7 @@ def test_reading_where_the_kernel_cannot_tell_takes_a_thread(
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(os, "preadv", cannot)
-    assert asyncio.run(filed(b"0123456789").read(3, 4)) == b"3456"
+    assert asyncio.run(filed(b"0123456789").read(3, 4)) == [b"3456"]
 
 
 def test_a_disk_that_fails_is_an_error_and_no_end() -> None:

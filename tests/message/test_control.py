@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.message.control import Control, ControlError, control, control_fields, meant
 from proxy.message.header import index
-from proxy.message.received import after_trace, check_loop, received
+from proxy.message.received import after_trace, check_loop, received, trace_end
 
 AT = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 
@@ -139,3 +141,23 @@ def test_content_after_the_trace_is_the_same_for_a_retry() -> None:
     header = index(content)
     assert content[after_trace(header) :] == b"Subject: x\r\nReceived: d\r\n\r\n"
     assert after_trace(index(b"Subject: x\r\n\r\n")) == 0
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(b"Received: a", b"received : b\r\n\tc", b"RECEIVED:\r\n d\r\n e", b"Received:"),
+                *(b"Received-SPF: pass", b"Subject: x", b"To: y\r\n Received: z", b"X-Received: a"),
+            ]
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.binary(max_size=20),
+)
+def test_where_the_trace_ends_is_told_from_the_first_octets(
+    fields: list[bytes], body: bytes
+) -> None:
+    content = b"\r\n".join([*fields, b"", body])
+    assert trace_end(content) == trace_end(memoryview(content)) == after_trace(index(content))
