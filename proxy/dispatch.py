@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from proxy import log
 from proxy.answer import End, Ending, answer
@@ -27,6 +28,7 @@ from proxy.errors import (
     UpstreamUnavailable,
 )
 from proxy.judge import Judge, Ruling
+from proxy.lines import Line, Lines
 from proxy.mail import Mail
 from proxy.message.fold import FoldError
 from proxy.message.sign import Signer, SigningError
@@ -34,7 +36,17 @@ from proxy.notices import Notices
 from proxy.owed import body_of
 from proxy.replies import Reply, our_fault
 from proxy.resend import Resender
-from proxy.store.model import Fate, Reattempt, Result, RowFate, Settlement, State, Store
+from proxy.results import Results
+from proxy.store.model import (
+    Fate,
+    Outcome,
+    Reattempt,
+    Result,
+    RowFate,
+    Settlement,
+    State,
+    Store,
+)
 from proxy.telemetry import LOST, Telemetry
 from proxy.turn import Turn
 
@@ -233,19 +245,17 @@ class Dispatch:
                     connection.begin(sends[0].copy)
             # The connection in hand goes with the first copy, and back after it. One copy's trouble
             # stops no other: after C1 each runs to its end.
+            results = Results(mail, turn, live, self._record)
             if len(sends) == 1:
                 line, connection = connection, None
-                await self._send(mail, sends[0], line, committed_at, turn, live)
+                await self._send(Line(sends[0], line), committed_at, results)
             elif sends:
-                lines = [connection, *[None] * (len(sends) - 1)]
-                connection = None
-                copies = [
-                    self._send(mail, send, line, committed_at, turn, live)
-                    for send, line in zip(sends, lines, strict=True)
-                ]
-                for trouble in await asyncio.gather(*copies, return_exceptions=True):
-                    if trouble is not None:
-                        raise trouble
+                line, connection = connection, None
+                over = partial(self._send, committed_at=committed_at, results=results)
+                try:
+                    await Lines(self._pool, sends, over).run(line)
+                finally:
+                    await results.written()
             await self._close(turn, until)
         finally:
             if connection is not None:
@@ -258,43 +268,18 @@ class Dispatch:
                     future.set_result(Result.UNKNOWN)
         return self.counted(mail, turn)
 
-    async def _send(
-        self,
-        mail: Mail,
-        send: Outgoing,
-        connection: Connection | None,
-        committed_at: float,
-        turn: Turn,
-        live: Mapping[str, asyncio.Future[Result]],
-    ) -> None:
-        """One copy: dot, then commit C2; the endings of its recipients go into `turn`, and what was
-        relayed of each copy key into `live`.
+    async def _send(self, line: Line, committed_at: float, results: Results) -> None:
+        """The copy of `line`: dot, then commit C2; what became of its recipients goes into
+        `results`.
 
-        `connection` is in hand since before C1, with the copy begun, or None; it is given back.
+        The connection of `line` may have the copy begun; it is left there where another follows.
         """
-        meant = _Meant(send, committed_at, turn.last)
-
-        async def ready() -> bool:
-            return not self._old(meant) or await self._still_meant(mail, meant, turn)
-
+        mail, turn = results.mail, results.turn
+        meant = _Meant(line.copy, committed_at, turn.last)
         given: list[Given] = []
         failed = _WITHHELD
         try:
-            if connection is None:
-                connection = await self._pool.lend()
-                connection.begin(send.copy)
-            await connection.envelope()
-            if self._old(meant) and not await self._still_meant(mail, meant, turn):
-                await connection.abandon()
-                if meant.nobody:
-                    return
-                connection.begin(meant.copy.copy)
-                await connection.envelope()
-            if not (turn.promised and self._old(meant)):
-                upstream = self._upstreams.get(connection.name, self._settings.upstreams[0])
-                # The bytes of the copy, signed as the upstream that it goes to wants them.
-                parts = await meant.copy.parts(self._signer, upstream)
-                given = await connection.finish(parts, ready)
+            given = await self._hand_over(line, mail, meant, turn)
         except (FoldError, SigningError) as error:  # before any of the content was written
             log.incident(ref=mail.ref, error=error)
             failed = Given(Result.UNSENT, 451, str(our_fault(mail.ref)), "local")
@@ -310,18 +295,51 @@ class Dispatch:
             log.incident(ref=mail.ref, error=error)
             failed = Given(Result.UNKNOWN, 451, str(our_fault(mail.ref)), "local")
         finally:
-            if connection is not None:
-                connection.release()
+            if not given or line.follows is None:
+                line.release()
         if meant.nobody:
             return
         send = meant.copy
         if len(given) != len(send.cases):
             given = [failed] * len(send.cases)
-        await self._settle(mail, send, given, turn)
-        for case, one in zip(send.cases, given, strict=True):
-            future = live[case.copy_key]
-            if one.result is Result.ACCEPTED and not future.done():
-                future.set_result(one.result)
+        accepted = self._known(results, send, given)
+        if not line.alone:
+            results.take(send, given, accepted)
+            return
+        if accepted:
+            await self._record(mail, accepted)
+        results.end(send, given)
+
+    async def _hand_over(
+        self, line: Line, mail: Mail, meant: _Meant, turn: Turn
+    ) -> list[Given]:
+        """Nothing was sent, or is known, where it gives nothing."""
+        connection = line.connection
+        if connection is None:
+            connection = line.connection = await self._pool.lend()
+        if not connection.begun:
+            connection.begin(meant.copy.copy)
+        await connection.envelope()
+        if self._old(meant) and not await self._still_meant(mail, meant, turn):
+            await connection.abandon()
+            if meant.nobody:
+                return []
+            connection.begin(meant.copy.copy)
+            await connection.envelope()
+        if turn.promised and self._old(meant):
+            return []
+        upstream = self._upstreams.get(connection.name, self._settings.upstreams[0])
+        # The bytes of the copy, signed as the upstream that it goes to wants them.
+        parts = await meant.copy.parts(self._signer, upstream)
+        follows = line.next()
+        return await connection.finish(
+            parts,
+            partial(self._ready, mail, meant, turn),
+            None if follows is None else follows.copy,
+        )
+
+    async def _ready(self, mail: Mail, meant: _Meant, turn: Turn) -> bool:
+        return not self._old(meant) or await self._still_meant(mail, meant, turn)
 
     def _old(self, meant: _Meant) -> bool:
         now = self._monotonic()
@@ -371,21 +389,22 @@ class Dispatch:
             return send.renewed(cases, fates)
         raise StoreUnavailable("newer events overtook every decision")
 
-    async def _settle(
-        self, mail: Mail, send: Outgoing, given: Sequence[Given], turn: Turn
-    ) -> None:
-        """Commit C2 of what was accepted: a 250 will rest on it. The rest is held until all is
-        known."""
-        now = self._clock()
+    def _known(
+        self, results: Results, send: Outgoing, given: Sequence[Given]
+    ) -> list[Outcome]:
+        """Take note of a copy's results. What was accepted is to be recorded: a 250 will rest on
+        it. The rest is held until all is known."""
+        mail, now = results.mail, self._clock()
         for case, one in zip(send.cases, given, strict=True):
             log.message_attempted(ref=mail.ref, n=case.n, result=one.result, stage=one.stage)
         self._telemetry.relayed((now - mail.envelope.received_at).total_seconds())
-        accepted = turn.known(
+        return results.turn.known(
             send, given, now, lambda fate, one: self._resender.next_try(mail, fate.attempt, one)
         )
-        if accepted:
-            await self._patiently("record", mail, lambda: self._store.record(accepted), None)
-        turn.written(send)
+
+    async def _record(self, mail: Mail, outcomes: Sequence[Outcome]) -> None:
+        """Commit C2 of what was accepted."""
+        await self._patiently("record", mail, partial(self._store.record, outcomes), None)
 
     async def _close(self, turn: Turn, until: float) -> None:
         """All is known: what a 250 rests on is written before it; else the client keeps the mail.

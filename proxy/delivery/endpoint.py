@@ -64,6 +64,21 @@ class Endpoint:
     def up(self) -> bool:
         return self._known is not False
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits in line for a session."""
+        if self._waiters:
+            self._settle()  # some may have been cancelled
+        return bool(self._waiters)
+
+    @property
+    def spare(self) -> int:
+        """How many sessions could be had without waiting in line."""
+        if self.wanted:
+            return 0
+        idle = len(self._idle)
+        return idle + self._upstream.connections - self._taken() if self._may_open() else idle
+
     async def take(self, patient: bool) -> Session | None:
         """A session, or None if there is none to be had. `patient` also awaits a trial's end."""
         if self._waiters:
@@ -87,6 +102,17 @@ class Endpoint:
         if isinstance(got, Session):
             return got
         return await self._fresh() if got else None
+
+    async def take_spare(self) -> Session | None:
+        """A session that nobody waits for, idle or new; None where one would have to wait."""
+        if self.wanted:
+            return None
+        if (session := self._pop()) is not None:
+            return session
+        if not self._may_open():
+            return None
+        self._opening += 1
+        return await self._fresh()
 
     def at_hand(self) -> Session | None:
         """A session that idles, where nobody waits for one."""
@@ -164,12 +190,14 @@ class Endpoint:
         return None
 
     def _may_open(self) -> bool:
-        taken = len(self._idle) + self._lent + self._opening
-        if self._closed or taken >= self._upstream.connections:
+        if self._closed or self._taken() >= self._upstream.connections:
             return False
         if not self._failures:
             return True
         return not self._opening and asyncio.get_running_loop().time() >= self._retry_at
+
+    def _taken(self) -> int:
+        return len(self._idle) + self._lent + self._opening
 
     async def _fresh(self) -> Session | None:
         """Turn a slot in `_opening` into a lent session."""

@@ -55,9 +55,9 @@ class Copy:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # frozen it would take three times as long to make
 class Given:
-    """What became of one recipient.
+    """What became of one recipient. Not to be changed.
 
     `reply` is one line of printable ASCII with its code: the upstream's own verbatim (several lines
     joined by ` / `), or ours (`451 4.4.x`, `55x`) where the upstream gave none. `stage` is local,
@@ -128,9 +128,12 @@ class Session:
         self._final = upstream.final_timeout.total_seconds()
         self._limit = upstream.messages_per_connection
         self._host = upstream.host
+        self._name = upstream.name
         self._dirty = False  # a transaction may be open at the server
         self._tx: _Transaction | None = None
+        self._after: _Transaction | None = None  # leaves with the dot of `_tx`
         self.offered = dict(offered)
+        self._pipelines = "PIPELINING" in self.offered
         self.max_size = wire.max_size(self.offered)
         self.served = 0
         self.idle_since = 0.0
@@ -151,7 +154,7 @@ class Session:
             given=[None] * len(copy.recipients),
             commands=[self._mail(copy), *self._rcpts(copy)],
             reset=self._dirty,
-            written="PIPELINING" in self.offered,
+            written=self._pipelines,
         )
         self.served += 1
         if tx.written:
@@ -159,9 +162,30 @@ class Session:
             commands = [*reset, *tx.commands, b"DATA\r\n"]
             self._channel.send(b"".join(commands), replies=len(commands))
 
+    @property
+    def begun(self) -> bool:
+        """A transaction was begun that is not finished yet."""
+        return self._tx is not None
+
+    def follow(self, copy: Copy) -> bool:
+        """Write the envelope of `copy` in one go with the dot of the current transaction (RFC 2920
+        3.1: content may be followed by commands); False where that cannot be done.
+
+        Once the current one is finished, `begun` tells whether it was. Raises `ValueError`.
+        """
+        if not self._pipelines or self.served >= self._limit:
+            return False
+        self._after = _Transaction(
+            given=[None] * len(copy.recipients),
+            commands=[self._mail(copy), *self._rcpts(copy)],
+            reset=False,  # the dot ends the one before, whatever its answer
+            written=False,
+        )
+        return True
+
     async def envelope(self) -> None:
         """Await the replies to the envelope; nothing of the content leaves. Raises `StaleError`."""
-        tx = self._current()
+        tx = self._tx or self._current()
         if tx.over:
             return
         try:
@@ -186,7 +210,7 @@ class Session:
         self, parts: Sequence[Piece], ready: Ready | None = None
     ) -> list[Given]:
         """Send the content; one `Given` per recipient. Raises `StaleError`, as `envelope` does."""
-        tx = self._current()
+        tx = self._tx or self._current()
         if not tx.over:
             await self.envelope()
         if tx.ready:
@@ -201,12 +225,19 @@ class Session:
             except BaseException:
                 self._channel.abort()
                 raise
-        self._tx = None
+        after, self._after = self._after, None
+        if after is None or not after.written:
+            self._tx = None
+        elif self._channel.failure is None and not self._channel.closing:
+            self._tx = after
+        else:  # it will not be answered
+            self._tx = None
+            self._channel.abort()
         return [given for given in tx.given if given is not None]
 
     def abandon(self) -> None:
         """End without sending: RSET with the next mail, or close where DATA may be answered 354."""
-        tx, self._tx = self._tx, None
+        tx, self._tx, self._after = self._tx, None, None
         if tx is not None and (tx.ready or not tx.over) and (tx.written or tx.answered):
             self._channel.abort()
 
@@ -325,7 +356,13 @@ class Session:
         self._listen()
         tx.stage = "dot"
         tx.dot = True
-        self._channel.send_all(last, replies=1)
+        after, replies = self._after, 1
+        if after is not None:
+            last += [*after.commands, b"DATA\r\n"]
+            replies += len(after.commands) + 1
+            after.written = True
+            self.served += 1
+        self._channel.send_all(last, replies=replies)
         answer = await self._channel.reply(self._final)
         if answer.kind not in _KINDS:
             raise GarbledError(f"{answer.code} in reply to the message")
@@ -349,7 +386,8 @@ class Session:
         tx.given = [one or given for one in tx.given]
 
     def _said(self, answer: wire.Answer, stage: str) -> Given:
-        return Given(_KINDS[answer.kind], answer.code, answer.line, stage, self._host)
+        code = answer.code
+        return Given(_KINDS[code // 100], code, answer.line, stage, self._host, self._name)
 
     def _give_up(self, tx: _Transaction, broken: BrokenError) -> None:
         result = Result.UNKNOWN if tx.dot else Result.UNSENT

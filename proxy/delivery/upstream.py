@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from proxy.content import Piece
@@ -37,6 +37,7 @@ class Pool:
         """`hostname` is what EHLO says. Raises `ConfigError` if a `ca_file` cannot be used."""
         self._endpoints = [Endpoint(u, hostname, telemetry) for u in upstreams]
         self._closed = False
+        self._watchers: dict[Callable[[], None], None] = {}  # who waits longest comes first
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """A connection of one's own, from the first upstream that has one; waits in line for it.
@@ -56,6 +57,44 @@ class Pool:
         if self._closed or (session := first.at_hand()) is None:
             return None
         return Connection(self, first, session)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits in line for a connection."""
+        return any(e.wanted for e in self._endpoints)
+
+    @property
+    def spare(self) -> int:
+        """How many connections can be had without waiting in line."""
+        endpoint = self._preferred()
+        return endpoint.spare if endpoint is not None and not self._closed else 0
+
+    async def lend_spare(self) -> Connection | None:
+        """As `lend`, but only what can be had without waiting in line."""
+        endpoint = self._preferred()
+        if endpoint is None or self._closed or (session := await endpoint.take_spare()) is None:
+            return None
+        return Connection(self, endpoint, session)
+
+    def _preferred(self) -> Endpoint | None:
+        """The first upstream that can be reached, as far as is known."""
+        for endpoint in self._endpoints:
+            if endpoint.up:
+                return endpoint
+        return None
+
+    def watch(self, came_back: Callable[[], None]) -> None:
+        """Call `came_back` each time that a connection was given back, until `unwatch`."""
+        self._watchers[came_back] = None
+
+    def unwatch(self, came_back: Callable[[], None]) -> None:
+        """See `watch`."""
+        self._watchers.pop(came_back, None)
+
+    def came_back(self) -> None:
+        """For `Connection`: one was given back."""
+        for tell in tuple(self._watchers):
+            tell()
 
     def up(self) -> dict[str, bool]:
         """Which upstreams can be reached, as far as is known; one never tried counts as up."""
@@ -163,29 +202,45 @@ class Connection:
                 self._fate = unanswered(Result.UNSENT, why, "mail")
         self._heard = True
 
+    @property
+    def begun(self) -> bool:
+        """Whether a transaction is in hand."""
+        return self._asked is not None
+
     async def finish(
-        self, parts: Sequence[Piece], ready: Ready | None = None
+        self,
+        parts: Sequence[Piece],
+        ready: Ready | None = None,
+        follow: Copy | None = None,
     ) -> list[Given]:
         """Send the content and the final dot; one `Given` per recipient of the copy, in order.
 
         `parts` are the content without dot-stuffing, cut anywhere, its lines ended by CRLF (not
         checked here); it is sent octet by octet, a final CRLF added only if missing. `ready` is
         asked when only the last block and the dot are left; where it says no, they are not sent.
+        The envelope of `follow` may go in one write with the dot: if it did, it is `begun`.
         """
         if not self._heard:
             await self.envelope()
         asked, copy = self._asked, self._copy
         if asked is None or copy is None:
             raise RuntimeError("no transaction was begun")
+        rides: Copy | None = None
         if self._fate is not None:
             given = [self._fate] * len(copy.recipients)
         elif copy.recipients:
+            rides = follow if follow is not None and self._rides(follow) else None
             given = await self._session.finish(parts, ready)
         else:
             given = []
         self._asked = self._copy = None
+        self._begun = self._heard = False
+        if rides is not None and self._session.begun:
+            self._asked = self._copy = rides
+            self._begun = True
         name = self.name
-        given = [Given(g.result, g.code, g.reply, g.stage, g.remote, name) for g in given]
+        if any(one.upstream != name for one in given):
+            given = [Given(g.result, g.code, g.reply, g.stage, g.remote, name) for g in given]
         if copy is asked:
             return given
         rest = iter(given)
@@ -206,6 +261,16 @@ class Connection:
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None:
             endpoint.give_back(self._session)
+            self._pool.came_back()
+
+    def _rides(self, copy: Copy) -> bool:
+        return (
+            bool(copy.recipients)
+            and wire.plain(copy.mail_from)
+            and all(map(wire.plain, copy.recipients))
+            and _refusal(copy, self._session) is None
+            and self._session.follow(copy)
+        )
 
     def _start(self) -> None:
         copy = self._copy
