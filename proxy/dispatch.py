@@ -404,6 +404,14 @@ class Dispatch:
 
     async def _record(self, mail: Mail, outcomes: Sequence[Outcome]) -> None:
         """Commit C2 of what was accepted."""
+        try:
+            await self._store.record(outcomes)
+            return
+        except StoreRefused:
+            raise
+        except StoreError as error:
+            store_trouble("record", mail.ref, error)
+        await asyncio.sleep(_STORE_PAUSE)
         await self._patiently("record", mail, partial(self._store.record, outcomes), None)
 
     async def _close(self, turn: Turn, until: float) -> None:

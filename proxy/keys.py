@@ -17,6 +17,7 @@ import binascii
 import contextlib
 import errno
 import fcntl
+import hashlib
 import hmac
 import os
 import re
@@ -71,7 +72,10 @@ class Keys:
         #: Whether this process made the file, which somebody should then copy to a safe place.
         self.created = created
         self._pseudonym = file.pseudonym
-        self._keyed = hmac.new(file.pseudonym, digestmod="sha256")
+        # RFC 2104, both hashes begun with the key: `hmac.HMAC` takes three calls in Python for one.
+        key = file.pseudonym.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes([octet ^ 0x36 for octet in key]))
+        self._outer = hashlib.sha256(bytes([octet ^ 0x5C for octet in key]))
         self._take(file)
 
     def __repr__(self) -> str:  # never a secret, not even in a traceback's locals
@@ -92,9 +96,11 @@ class Keys:
 
     def pseudonym(self, text: str) -> str:
         """HMAC-SHA256 of `text`, cut to 16 bytes, as 32 hex digits."""
-        keyed = self._keyed.copy()  # 1.2 us; hmac.digest() hashes the key again each time: 1.8 us
-        keyed.update(text.encode())
-        return keyed.hexdigest()[:32]
+        inner = self._inner.copy()
+        inner.update(text.encode())
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.hexdigest()[:32]
 
     def subject(self, sender: str, address: Address) -> Subject:
         """The (sender, address) pair under which consent and opt-outs of `address` are kept."""

@@ -35,6 +35,7 @@ class Endpoint:
 
     def __init__(self, upstream: UpstreamLike, hostname: str, telemetry: UpstreamEvents) -> None:
         self._upstream = upstream
+        self.name = upstream.name
         self._hostname = hostname
         self._telemetry = telemetry
         try:
@@ -55,10 +56,6 @@ class Endpoint:
         self._reaper: asyncio.TimerHandle | None = None
         self.why = "not tried"
         self.offered: frozenset[str] | None = None  # in reply to its last EHLO
-
-    @property
-    def name(self) -> str:
-        return self._upstream.name
 
     @property
     def up(self) -> bool:

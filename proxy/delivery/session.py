@@ -8,7 +8,8 @@ unknown.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from proxy.content import STRETCH, Piece, Spooled
 from proxy.delivery import wire
@@ -24,8 +25,7 @@ _BLOCK = STRETCH
 _KINDS = {2: Result.ACCEPTED, 4: Result.TEMPORARY, 5: Result.PERMANENT}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
+class Copy(NamedTuple):
     """One mail as it goes to one or several recipients.
 
     `mail_from` (b"" is the null reverse-path) and `recipients` are written verbatim between `<` and
@@ -48,8 +48,7 @@ class Copy:
         kept = [n for n, recipient in enumerate(self.recipients) if wanted(recipient)]
         if len(kept) == len(self.recipients):
             return self
-        return replace(
-            self,
+        return self._replace(
             recipients=tuple(self.recipients[n] for n in kept),
             notices=tuple(self.notices[n] for n in kept) if self.notices else (),
         )
@@ -250,19 +249,20 @@ class Session:
                 raise GarbledError("RSET refused")
         self._dirty = True
         mail = await self._next(tx, tx.commands[0], "mail", self._command)
-        if mail.kind != 2:
+        if mail.code // 100 != 2:
             self._refuse_all(tx, mail)
             if not tx.written:
                 return
         taken = False
         for n in range(len(tx.given)):
             rcpt = await self._next(tx, tx.commands[n + 1], "rcpt", self._rcpt)
-            if rcpt.kind not in _KINDS:
-                raise GarbledError(f"{rcpt.code} in reply to RCPT")
-            if rcpt.kind != 2:
+            kind = rcpt.code // 100
+            if kind == 2:
+                taken = taken or mail.code // 100 == 2
+            elif kind in _KINDS:
                 tx.given[n] = tx.given[n] or self._said(rcpt, tx.stage)
-            elif mail.kind == 2:
-                taken = True
+            else:
+                raise GarbledError(f"{rcpt.code} in reply to RCPT")
         if not taken and not tx.written:
             return
         data = await self._next(tx, b"DATA\r\n", "data", self._data)

@@ -12,9 +12,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxy import log
 from proxy.errors import (
@@ -74,8 +74,7 @@ class FallbackEvents(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
+class _Attempt(NamedTuple):
     """An attempt of this process without a result. `remembered`: its copy may go without."""
 
     copy_key: str
@@ -247,15 +246,18 @@ class FallbackStore(Through):
         self, subjects: Sequence[Subject], *, mails_since: datetime | None = None
     ) -> Snapshot:
         """See `Store.lookup`; with what is held beside the ledger."""
+        inner = self._inner
+        if inner is None:
+            raise self._refusal()
         try:
-            seen = await self._read().lookup(subjects, mails_since=mails_since)
+            seen = await inner.lookup(subjects, mails_since=mails_since)
         except StoreRefused:
             raise
         except StoreError as error:
-            if self._inner is not None:
-                self._fell("lookup", error)
+            self._fell("lookup", error)
             raise
-        return self._keep.overlay.over(seen)
+        overlay = self._keep.overlay
+        return overlay.over(seen) if overlay.seq else seen
 
     async def append(
         self, events: Sequence[NewEvent], attributes: Sequence[NewAttributes] = ()
@@ -291,15 +293,28 @@ class FallbackStore(Through):
         if intake.undeduped:
             return await self._begin(intake)
         copies = self._keep.copies
-        if any(copies.in_file(row.copy_key) for row in intake.rows):
-            return IntakeResult(stale=False, fates=tuple(map(_busy, intake.rows)))
-        remembered = {row.n: row.copy_key for row in intake.rows if not row.marketing}
+        keys: dict[int, str] = {}
+        remembered: dict[int, str] = {}
+        for row in intake.rows:
+            key = row.copy_key
+            if copies.in_file(key):
+                return IntakeResult(stale=False, fates=tuple(map(_busy, intake.rows)))
+            keys[row.n] = key
+            if not row.marketing:
+                remembered[row.n] = key
         if remembered:
             copies.begin(remembered.values())
         begun: set[int] = set()
         try:
-            result = await self._ask("claim", lambda store: store.claim(intake))
-            keys = {row.n: row.copy_key for row in intake.rows}
+            if self._down is not None or self._inner is None:
+                raise self._refusal()
+            try:
+                result = await self._inner.claim(intake)
+            except StoreRefused:
+                raise
+            except StoreError as error:
+                self._fell("claim", error)
+                raise
             for fate in result.fates:
                 if fate.fate is Fate.CLAIMED:
                     begun.add(fate.n)
