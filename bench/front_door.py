@@ -25,35 +25,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import cast
 
+from bench.acme import ACME, ORDERS, relay_toml
 from bench.race.process import installed
 from proxy.sink import Sink
 
-CONFIG = """\
-[server]
-hostname = "gate.acme.example"
-data_dir = "{data}"
-development = true
-[[listeners]]
-address = "127.0.0.1:{port}"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:{upstream}"
-tls = "none"
-[http]
-public = "127.0.0.1:0"
-public_url = "http://mail.acme.example"
-admin = "127.0.0.1:0"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen B.V."
-country = "NL"
-postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
-contact = "privacy@acme.example"
-[[streams]]
-id = "orders"
-sender = "acme"
-category = "transactional"
-from_domains = ["orders.acme.example"]
+LIMITS = """\
 [limits]
 connections = 10000
 message_size = "{megabytes}MiB"
@@ -62,6 +38,17 @@ memory = "1024MiB"
 AIM_IDLE, AIM_P99, AIM_LINE = 120.0, 1.0, 4.0
 MEGABYTE = 1_000_000
 _BLOCK = (b"y" * 76 + b"\r\n") * 3360  # 256 KiB of ordinary lines
+
+
+def config_text(folder: Path, *, port: int, upstream: int, megabytes: int) -> str:
+    """The relay that is measured; no mail is larger than `megabytes`."""
+    text = relay_toml(
+        folder / "data",
+        listener=f"127.0.0.1:{port}",
+        upstream=f"127.0.0.1:{upstream}",
+        serves=True,
+    )
+    return text + ACME + ORDERS + LIMITS.format(megabytes=megabytes)
 
 
 class Hole(asyncio.Protocol):
@@ -122,7 +109,7 @@ async def relay(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     config = folder / "sluis.toml"
-    text = CONFIG.format(data=folder / "data", port=port, upstream=upstream, megabytes=megabytes)
+    text = config_text(folder, port=port, upstream=upstream, megabytes=megabytes)
     config.write_text(text + more)
     words = (sys.executable, "-m", "proxy.cli.main", "serve", "--config", str(config))
     with (folder / "log").open("wb") as log:

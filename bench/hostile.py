@@ -27,6 +27,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
+from bench.acme import ACME, ORDERS, key_toml, relay_toml, stream_toml
 from policy.address import parse
 from proxy.config import Settings, load
 from proxy.envelope import Envelope, Submitter
@@ -37,40 +38,13 @@ from proxy.message.sign import Signer
 from proxy.replies import Reply
 
 AT = datetime(2026, 11, 24, 8, tzinfo=UTC)
-CONFIG = """\
-[server]
-hostname = "gate.acme.example"
-development = true
-[[listeners]]
-address = "127.0.0.1:0"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:25"
-tls = "none"
-[http]
-public_url = "http://mail.acme.example"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen B.V."
-country = "NL"
-postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
-contact = "privacy@acme.example"
-[[streams]]
-id = "newsletter"
-sender = "acme"
-category = "marketing"
-visible_recipients = "allow"
-from_domains = ["news.acme.example"]
-[[streams]]
-id = "orders"
-sender = "acme"
-category = "transactional"
-from_domains = ["orders.acme.example"]
-[[dkim.keys]]
-domain = "acme.example"
-selector = "s1"
-key_file = "s1.pem"
-"""
+CONFIG = (
+    relay_toml(listener="127.0.0.1:0", upstream="127.0.0.1:25", development=True)
+    + ACME
+    + stream_toml("newsletter", "news.acme.example", 'visible_recipients = "allow"')
+    + ORDERS
+    + key_toml("s1")
+)
 
 
 def mail(body: bytes, fields: bytes = b"", kind: bytes = b"text/plain; charset=utf-8") -> bytes:

@@ -43,6 +43,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
+from bench.acme import ACME, NEWSLETTER, ORDERS, key_toml, relay_toml
 from policy.address import parse
 from policy.events import detail_from
 from policy.model import Event
@@ -65,46 +66,8 @@ from proxy.turn import Turn
 
 STAGES = ("take", "read", "decide", "copy", "book", "count")
 LISTENER = "127.0.0.1:2525"
-CONFIG = f"""
-[server]
-hostname = "gate.acme.example"
-data_dir = "."
-[[listeners]]
-address = "{LISTENER}"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:1025"
-tls = "none"
-[http]
-public_url = "https://mail.acme.example"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen B.V."
-country = "NL"
-postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
-contact = "privacy@acme.example"
-[[streams]]
-id = "newsletter"
-sender = "acme"
-category = "marketing"
-topics = ["newsletter"]
-from_domains = ["news.acme.example"]
-[[streams]]
-id = "orders"
-sender = "acme"
-category = "transactional"
-from_domains = ["orders.acme.example"]
-"""
-DKIM = """
-[[dkim.keys]]
-domain = "acme.example"
-selector = "r1"
-key_file = "r1.pem"
-[[dkim.keys]]
-domain = "acme.example"
-selector = "e1"
-key_file = "e1.pem"
-"""
+CONFIG = relay_toml(listener=LISTENER) + ACME + NEWSLETTER + ORDERS
+DKIM = key_toml("r1") + key_toml("e1")
 PARAGRAPH = (
     "In the spring we walk more, and this week our workshop in Haarlem shows how a shoe is made:"
     " sole by sole, and by hand. Whoever comes by sees the leather cut and asks what it takes.\r\n"

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from bench.front_door import CONFIG, MEGABYTE, Client, Hole, Relay, relay
+from bench.front_door import MEGABYTE, Client, Hole, Relay, config_text, relay
 from bench.race.process import installed
 from policy.address import parse
 from policy.events import detail_from
@@ -126,7 +126,7 @@ async def sessions(folder: Path, upstream: int, count: int, aim_each: float, aim
 async def know(folder: Path, upstream: int) -> None:
     """Let all of `PEOPLE` have opted in."""
     config = folder / "people.toml"
-    text = CONFIG.format(data=folder / "data", port=0, upstream=upstream, megabytes=25)
+    text = config_text(folder, port=0, upstream=upstream, megabytes=25)
     config.write_text(text + MARKETING)
     async with running(load(config, {})) as sluis:
         now = datetime.now(UTC)
@@ -216,7 +216,7 @@ async def ready(folder: Path, upstream: int, starts: int) -> bool:
     with socket.create_server(("127.0.0.1", 0)) as free:
         admin: int = free.getsockname()[1]
     config = folder / "start.toml"
-    text = CONFIG.format(data=folder / "data", port=0, upstream=upstream, megabytes=25)
+    text = config_text(folder, port=0, upstream=upstream, megabytes=25)
     config.write_text(text.replace('admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{admin}"'))
     for _ in range(starts + 1):
         start = time.monotonic()

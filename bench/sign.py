@@ -11,7 +11,8 @@ variants of one round; the median of the rounds is shown. Not measured: DNS, rea
 Then the share of signing in the whole: Sluis without a key, with the RSA key and with both, each a
 whole relay in this process (SMTP in, SQLite, decision, SMTP out to a recording upstream), gets the
 same mails for one person over one connection, one after another, taking turns in every round. Time
-is that of the clock and that of the processor, client and upstream included.
+is that of the clock and that of the processor, client and upstream included, the process that signs
+(`proxy.signers`) not.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from bench.acme import ACME, NEWSLETTER, key_toml, relay_toml
 from policy.address import parse
 from policy.events import detail_from
 from proxy import log
@@ -198,34 +200,7 @@ async def run(copies: int, rounds: int, kilobytes: int) -> None:
         print(f"{name:32}{statistics.median(found):10.1f} us{ratio:8.2f}")
 
 
-CONFIG = """\
-[server]
-hostname = "gate.acme.example"
-data_dir = "{folder}/data"
-development = true
-[[listeners]]
-address = "127.0.0.1:0"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:{upstream}"
-tls = "none"
-messages_per_connection = 100000
-[http]
-public = "127.0.0.1:0"
-public_url = "http://mail.acme.example"
-admin = "127.0.0.1:0"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen B.V."
-country = "NL"
-postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
-contact = "privacy@acme.example"
-[[streams]]
-id = "newsletter"
-sender = "acme"
-category = "marketing"
-topics = ["newsletter"]
-from_domains = ["news.acme.example"]
+LIMITS = """\
 [limits]
 messages_per_connection = 100000
 """
@@ -239,7 +214,14 @@ async def relay(folder: Path, keys: dict[str, PrivateKey]) -> AsyncIterator[int]
         sink = Sink()
         await sink.start()
         stack.push_async_callback(sink.close)
-        text = CONFIG.format(folder=folder, upstream=sink.smtp_port)
+        text = relay_toml(
+            folder / "data",
+            listener="127.0.0.1:0",
+            upstream=f"127.0.0.1:{sink.smtp_port}",
+            upstream_more="messages_per_connection = 100000",
+            serves=True,
+        )
+        text += ACME + NEWSLETTER + LIMITS
         for selector, key in keys.items():
             pem = key.private_bytes(
                 serialization.Encoding.PEM,
@@ -247,8 +229,7 @@ async def relay(folder: Path, keys: dict[str, PrivateKey]) -> AsyncIterator[int]
                 serialization.NoEncryption(),
             )
             (folder / f"{selector}.pem").write_bytes(pem)
-            text += f'[[dkim.keys]]\ndomain = "acme.example"\nselector = "{selector}"\n'
-            text += f'key_file = "{selector}.pem"\n'
+            text += key_toml(selector)
         (folder / "sluis.toml").write_text(text)
         sluis = await stack.enter_async_context(running(load(folder / "sluis.toml", {})))
         now = utc_now()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import httpx2
 import pytest
 
+from bench.acme import ACME, GLOBEX, NEWSLETTER, relay_toml, stream_toml
 from policy.address import parse
 from policy.events import detail_from
 from proxy.api_tokens import digest
@@ -34,45 +35,16 @@ T = TypeVar("T")
 NOW = datetime.now(UTC).replace(microsecond=0)
 TOKENS = {name: f"sluis_{name:x<43}" for name in ("reader", "editor", "auditor", "globex", "shop")}
 
-CONFIG = """\
-[server]
-hostname = "gate.acme.example"
-data_dir = "{data_dir}"
-development = true
-[[listeners]]
-address = "127.0.0.1:0"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:1025"
-tls = "none"
-[http]
-public_url = "http://mail.acme.example"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen B.V."
-country = "NL"
-postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
-contact = "privacy@acme.example"
+CONFIG = (
+    ACME
+    + """\
 candidate_countries = ["NL"]
 similar = [["running-shoes", "running-socks"]]
-[[senders]]
-id = "globex"
-name = "Globex N.V."
-country = "NL"
-postal_address = "Coolsingel 2, 3011 AD Rotterdam"
-contact = "privacy@globex.example"
-[[streams]]
-id = "newsletter"
-sender = "acme"
-category = "marketing"
-topics = ["newsletter"]
-from_domains = ["news.acme.example"]
-[[streams]]
-id = "globex-news"
-sender = "globex"
-category = "marketing"
-from_domains = ["globex.example"]
 """
+    + GLOBEX
+    + NEWSLETTER
+    + stream_toml("globex-news", "globex.example", sender="globex")
+)
 
 
 class Health:
@@ -178,7 +150,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Si
     async def make(body_seconds: float = 10.0, ready: bool = True) -> Site:
         path = tmp_path_factory.mktemp("site")
         config = path / "sluis.toml"
-        config.write_text(CONFIG.format(data_dir=path / "data") + tokens(), "utf-8")
+        text = relay_toml(path / "data", listener="127.0.0.1:0", development=True) + CONFIG
+        config.write_text(text + tokens(), "utf-8")
         settings = load(config, {})
         make_data_dir(settings)
         keys = open_keys(settings, create=True)

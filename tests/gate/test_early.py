@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.acme import relay_toml, stream_toml
 from policy import model as m
 from policy.address import parse
 from policy.engine import refuse_early
@@ -22,19 +23,6 @@ from proxy.store.model import Known
 
 NOW = datetime(2026, 11, 24, 22, 30, 0, 123456, tzinfo=UTC)
 PACKS = builtin_packs()
-HEAD = """\
-[server]
-hostname = "gate.acme.example"
-data_dir = "{data}"
-[[listeners]]
-address = "127.0.0.1:2525"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:1025"
-tls = "none"
-[http]
-public_url = "https://mail.acme.example"
-"""
 SENDER = """\
 [[senders]]
 id = "{id}"
@@ -42,15 +30,6 @@ name = "Acme"
 country = "{country}"
 postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
 contact = "privacy@acme.example"
-{more}
-"""
-STREAM = """\
-[[streams]]
-id = "{sender}-{n}"
-sender = "{sender}"
-category = "marketing"
-mode = "enforce"
-from_domains = ["s{n}.{sender}.example"]
 {more}
 """
 SENDERS = [
@@ -68,10 +47,10 @@ PEOPLE = [f"{name}@{host}.{top}" for name in ("anna", "b.x") for host in "ab" fo
 @pytest.fixture(scope="module")
 def configured(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     directory: Path = tmp_path_factory.mktemp("early")
-    parts = [HEAD.format(data=directory)]
+    parts = [relay_toml(directory)]
     parts += [SENDER.format(id=i, country=c, more=more) for i, c, more in SENDERS]
     parts += [
-        STREAM.format(sender=sender, n=n, more=more)
+        stream_toml(f"{sender}-{n}", f"s{n}.{sender}.example", more, sender=sender)
         for sender, *_ in SENDERS
         for n, more in enumerate(STREAMS)
     ]

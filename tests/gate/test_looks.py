@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from bench.acme import ACME, relay_toml, stream_toml
 from policy.address import Address, parse
 from proxy import looks, planning
 from proxy.clock import utc_now
@@ -27,36 +28,12 @@ from proxy.message.inspect import Shown
 from proxy.planning import Planner
 from proxy.tokens import OptOut, seal
 
-CONFIG = """
-[server]
-hostname = "gate.acme.example"
-data_dir = "."
-[[listeners]]
-address = "127.0.0.1:2525"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:1025"
-tls = "none"
-[http]
-public_url = "https://mail.acme.example"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen"
-country = "NL"
-postal_address = "Gracht 1, Amsterdam"
-contact = "privacy@acme.example"
-[[streams]]
-id = "newsletter"
-sender = "acme"
-category = "marketing"
-from_domains = ["news.acme.example"]
-[[streams]]
-id = "strict"
-sender = "acme"
-category = "marketing"
-footer = "off"
-every_alternative = true
-"""
+CONFIG = (
+    relay_toml()
+    + ACME
+    + stream_toml("newsletter", "news.acme.example")
+    + stream_toml("strict", "", 'footer = "off"', "every_alternative = true")
+)
 REF = "01J9ZV3K7Q8M4T00"
 
 
@@ -98,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 HEADERS = st.lists(
     st.sampled_from(
         [
-            *(b"From: Acme Schoenen <a@news.acme.example>", b"From: a@news.acme.example"),
+            *(b"From: Acme Schoenen B.V. <a@news.acme.example>", b"From: a@news.acme.example"),
             *(b"Subject: Spring", b"Subject: Re: Spring", b"In-Reply-To: <1@x.example>"),
             *(b"Content-Type: text/html", b"Content-Type: text/plain; charset=utf-8"),
             b'Content-Type: multipart/alternative;\r\n boundary="b"',
@@ -116,7 +93,8 @@ BODIES = st.lists(
     st.sampled_from(
         [
             *(b"Hello", b"\r\n", b"\r\n", b"<p>x</p>", b"<html><body>", b"</body></html>"),
-            *(b"Acme Schoenen", b"Gracht 1, Amsterdam", b"https://acme.example/x unsubscribe"),
+            *(b"Acme Schoenen B.V.", b"Keizersgracht 1, 1015 AA Amsterdam"),
+            b"https://acme.example/x unsubscribe",
             *(b'<a href="https://acme.example/x">Unsubscribe</a>', b"SGVsbG8=", b"=C3=A9"),
             *(b"\xc3\xa9", b"=\r\n"),
             *(b"\r\n--b\r\n", b"\r\n--b--\r\n", b"--b\r\n", b"Content-Type: text/html\r\n\r\n"),

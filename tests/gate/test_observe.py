@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.acme import ACME, relay_toml, stream_toml
 from policy import model as m
 from policy.address import parse
 from proxy.config import Settings, load
@@ -30,34 +31,6 @@ from proxy.store.model import Counted, Known, Snapshot, State, Store, Subject
 from proxy.telemetry import Telemetry
 
 NOW = datetime(2026, 11, 24, 22, 30, tzinfo=UTC)  # within quiet hours
-CONFIG = """\
-[server]
-hostname = "gate.acme.example"
-data_dir = "{data}"
-[[listeners]]
-address = "127.0.0.1:2525"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:1025"
-tls = "none"
-[http]
-public_url = "https://mail.acme.example"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen B.V."
-country = "NL"
-postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
-contact = "privacy@acme.example"
-max_per_person = "{sender_cap}"
-[[streams]]
-id = "watched"
-sender = "acme"
-category = "marketing"
-mode = "{mode}"
-topics = ["newsletter"]
-from_domains = ["watched.acme.example"]
-{more}
-"""
 OVERLAYS = [
     "",
     'max_per_person = "1/1d"',
@@ -95,8 +68,9 @@ class Site:
 
     def __init__(self, mode: str, overlay: str) -> None:
         path = _DIRECTORY / "sluis.toml"
-        text = CONFIG.format(data=_DIRECTORY, mode=mode, more=overlay, sender_cap="2/7d")
-        path.write_text(text, "utf-8")
+        watched = [f'mode = "{mode}"', 'topics = ["newsletter"]', overlay]
+        text = relay_toml(_DIRECTORY) + ACME + 'max_per_person = "2/7d"\n'
+        path.write_text(text + stream_toml("watched", "watched.acme.example", *watched), "utf-8")
         self.settings: Settings = load(path, {})
         reader = Reader(self.settings, keys=_KEYS, instance="i", clock=lambda: NOW)
         self.judge = Judge(

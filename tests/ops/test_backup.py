@@ -15,38 +15,11 @@ from typing import Any
 
 import pytest
 
+from bench.acme import ACME, NEWSLETTER, relay_toml
+
 ROOT = Path(__file__).resolve().parents[2]
 SLUIS = Path(sys.executable).with_name("sluis")
 RUNBOOK = (ROOT / "docs/operations.md").read_text()
-
-CONFIG = """\
-[server]
-hostname = "gate.acme.example"
-data_dir = "{data}"
-development = true
-[[listeners]]
-address = "127.0.0.1:0"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:1"
-tls = "none"
-[http]
-public = "127.0.0.1:0"
-public_url = "http://mail.acme.example"
-admin = "127.0.0.1:0"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen B.V."
-country = "NL"
-postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
-contact = "privacy@acme.example"
-[[streams]]
-id = "newsletter"
-sender = "acme"
-category = "marketing"
-topics = ["newsletter"]
-from_domains = ["news.acme.example"]
-"""
 
 LEDGER = """\
 sender,address,type,at,evidence,country,kind,box,topics
@@ -63,7 +36,8 @@ class Site:
         self.data = folder / "data"
         self.config = folder / "sluis.toml"
         folder.mkdir()
-        self.config.write_text(CONFIG.format(data=self.data))
+        base = relay_toml(self.data, listener="127.0.0.1:0", upstream="127.0.0.1:1", serves=True)
+        self.config.write_text(base + ACME + NEWSLETTER)
 
     def sluis(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [SLUIS, *arguments, "--config", self.config]

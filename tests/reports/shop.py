@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.acme import ACME, GLOBEX, NEWSLETTER, relay_toml, stream_toml
 from policy.address import parse
 from policy.events import detail_from
 from policy.pack import Packs
@@ -25,51 +26,17 @@ from proxy.store.sqlite import SqliteStore, open_sqlite
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
-CONFIG = """\
-[server]
-hostname = "gate.acme.example"
-data_dir = "{data_dir}"
-development = true
-[[listeners]]
-address = "127.0.0.1:0"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:1025"
-tls = "none"
-[http]
-public_url = "http://mail.acme.example"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen B.V."
-country = "NL"
-postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
-contact = "privacy@acme.example"
+CONFIG = (
+    ACME
+    + """\
 candidate_countries = ["NL"]
 similar = [["running-shoes", "running-socks"]]
-[[senders]]
-id = "globex"
-name = "Globex N.V."
-country = "NL"
-postal_address = "Coolsingel 2, 3011 AD Rotterdam"
-contact = "privacy@globex.example"
-[[streams]]
-id = "newsletter"
-sender = "acme"
-category = "marketing"
-topics = ["newsletter"]
-from_domains = ["news.acme.example"]
-[[streams]]
-id = "offers"
-sender = "acme"
-category = "marketing"
-products = ["running-socks"]
-from_domains = ["offers.acme.example"]
-[[streams]]
-id = "globex-news"
-sender = "globex"
-category = "marketing"
-from_domains = ["globex.example"]
 """
+    + GLOBEX
+    + NEWSLETTER
+    + stream_toml("offers", "offers.acme.example", 'products = ["running-socks"]')
+    + stream_toml("globex-news", "globex.example", sender="globex")
+)
 
 OPT_IN: dict[str, Any] = {"box": "unticked", "topics": ["newsletter"]}
 SALE: dict[str, Any] = {
@@ -128,7 +95,8 @@ class Shop:
 async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     """A shop with an empty ledger."""
     path = tmp_path / "sluis.toml"
-    path.write_text(CONFIG.format(data_dir=tmp_path / "data"), "utf-8")
+    base = relay_toml(tmp_path / "data", listener="127.0.0.1:0", development=True)
+    path.write_text(base + CONFIG, "utf-8")
     settings = load(path, {})
     make_data_dir(settings)
     keys = open_keys(settings, create=True)

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from starlette.types import ASGIApp
 
+from bench.acme import ACME, relay_toml, stream_toml
 from policy.address import parse
 from policy.model import Event, Objection
 from proxy.config import Settings, load
@@ -24,24 +25,9 @@ from proxy.tokens import OptOut, seal
 from proxy.web.public import public_app
 from proxy.web.server import HttpServer
 
-CONFIG = """
-[server]
-hostname = "gate.acme.example"
-data_dir = "{data_dir}"
-[[listeners]]
-address = "127.0.0.1:0"
-trusted_networks = ["127.0.0.0/8"]
-[[upstreams]]
-address = "127.0.0.1:1025"
-tls = "none"
-[http]
-public_url = "https://mail.acme.example"
-[[senders]]
-id = "acme"
-name = "Acme Schoenen & Zn. B.V."
-country = "NL"
-postal_address = "Keizersgracht 1, 1015 AA Amsterdam"
-contact = "privacy@acme.example"
+CONFIG = (
+    ACME.replace("Schoenen", "Schoenen & Zn.")
+    + """\
 privacy_url = "https://www.acme.example/privacy?a=1&b=2"
 colour = "#f7c948"
 [[senders]]
@@ -50,24 +36,11 @@ name = "Globex N.V."
 country = "NL"
 postal_address = "Coolsingel 2, 3011 AD Rotterdam"
 contact = "020-5550100"
-[[streams]]
-id = "newsletter"
-sender = "acme"
-category = "marketing"
-from_domains = ["news.acme.example"]
-[[streams]]
-id = "sales"
-sender = "acme"
-category = "marketing"
-one_click = "stream"
-from_domains = ["sales.acme.example"]
-lang = "nl"
-[[streams]]
-id = "globex-news"
-sender = "globex"
-category = "marketing"
-from_domains = ["globex.example"]
 """
+    + stream_toml("newsletter", "news.acme.example")
+    + stream_toml("sales", "sales.acme.example", 'one_click = "stream"', 'lang = "nl"')
+    + stream_toml("globex-news", "globex.example", sender="globex")
+)
 
 START = datetime(2026, 11, 24, 9, 13, tzinfo=UTC)
 
@@ -161,7 +134,7 @@ class Sites:
     ) -> Site:
         """A site whose configuration text went through `change`."""
         config = self.path / "sluis.toml"
-        config.write_text(change(CONFIG.format(data_dir=self.path)))
+        config.write_text(change(relay_toml(self.path, listener="127.0.0.1:0") + CONFIG))
         settings = load(config, {})
         keys = load_keys(self.path / "keys", create=True)
         store = await open_sqlite(self.path / "sluis.db", instance="i1", owner=True, create=True)
