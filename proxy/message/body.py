@@ -155,7 +155,7 @@ def plan_body(
     problem: Reply | None = None
     owed = set(DUTIES) - ({IDENTITY} if shown.named else set())
     wants = footer and not all(_met(seen) >= owed for seen in rich)
-    for seen in shown.seen:
+    for seen in () if not wants and _nothing_in(shown.seen) else shown.seen:
         try:
             edited += max(0, seen.target.part.end - seen.target.part.start)
             page, here = _page(content, seen, signed_by, longest_url, edited > transfer.MAX_EDITED)
@@ -196,6 +196,17 @@ def plan_body(
         room=2 * growth,
         marks=("footer_ascii",) if spelled else (),
     )
+
+
+def _nothing_in(seen: Collection[Seen]) -> bool:
+    """Whether all parts could be edited, and none has anything to replace."""
+    size = 0
+    for one in seen:
+        part = one.target.part
+        size += max(0, part.end - part.start)
+        if not one.clear or one.left or not footer.editable_charset(charset_of(part)):
+            return False
+    return size <= transfer.MAX_EDITED
 
 
 class _RefusedError(ValueError):
@@ -297,8 +308,9 @@ def _injectable(
     by_part = {page.seen.target.part.start: page for page in pages}
     deciding = rich if every_alternative else [richest_of(rich)]
     possible = set()
+    met = [(seen, _met(seen)) for seen in deciding]
     for duty in DUTIES:
-        lacking = [seen for seen in deciding if duty not in _met(seen)]
+        lacking = [seen for seen, duties in met if duty not in duties]
         pages_of = [by_part.get(seen.target.part.start) for seen in lacking]
         if all(page is not None and duty in page.possible for page in pages_of):
             possible.add(duty)
@@ -310,12 +322,14 @@ def _injectable(
 
 def _met(seen: Seen, own_tokens: Collection[str] = ()) -> set[str]:
     own = ANYONE in seen.own_tokens or not seen.own_tokens.isdisjoint(own_tokens)
-    met = {
-        IDENTITY: seen.identity,
-        POSTAL_ADDRESS: seen.address,
-        UNSUBSCRIBE: seen.opt_out or own,
-    }
-    return {duty for duty, yes in met.items() if yes}
+    met = set()
+    if seen.identity:
+        met.add(IDENTITY)
+    if seen.address:
+        met.add(POSTAL_ADDRESS)
+    if seen.opt_out or own:
+        met.add(UNSUBSCRIBE)
+    return met
 
 
 def _check_lines(octets: bytes, spans: Collection[tuple[int, int]], longest_url: int) -> None:
@@ -341,6 +355,8 @@ def _count(content: Content, seen: Seen) -> int:
 
 
 def _growth(page: _Page) -> int:
+    if not page.spans and not page.possible:
+        return 0
     part = page.transfer.part
     lines = (part.end - part.start) // 30 if part.encoding.word == "base64" else 0
     return lines + (footer.MAX_FOOTER if page.possible else 0)

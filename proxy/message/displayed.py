@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from proxy.content import Content
 from proxy.message import encoded, placeholders
@@ -44,8 +44,7 @@ class Kind(StrEnum):
 _KINDS = frozenset(Kind)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A part that a reader may be shown, and how."""
 
     part: Part

@@ -13,12 +13,13 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from policy.model import Unsubscribe
 from proxy.content import Content
 from proxy.message import encoded, markup, placeholders, spelling
-from proxy.message.displayed import Kind, Target, targets, text_of
+from proxy.message.displayed import LOOKED_AT, Kind, Target, targets, text_of
 from proxy.message.header import Header, from_mailbox
 from proxy.message.mime import OpaqueError, scan
 from proxy.message.words import REPLY_PREFIXES, Words
@@ -96,10 +97,10 @@ class Shown:
         return replace(self, unsubscribe=Unsubscribe.LINK, unsubscribe_valid_days=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What one displayed part shows; `left` tells of a placeholder that its reader would see as it
-    is, because its octets are not those that are replaced: `&#123;{sluis.unsubscribe_url}}`.
+    is, because its octets are not those that are replaced: `&#123;{sluis.unsubscribe_url}}`;
+    `clear` that for sure it has none, for text whose charset has ASCII in its octets.
     """
 
     target: Target
@@ -108,6 +109,7 @@ class Seen:
     opt_out: bool
     own_tokens: frozenset[str]
     left: bool = False
+    clear: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -260,7 +262,7 @@ def _single_spaced(text: str) -> str:
 def _see(content: Content, target: Target, wanted: Wanted) -> Seen:
     # A part that is never edited keeps its placeholders, and they lead nowhere.
     link = b"" if target.kind is Kind.AMP else f"{wanted.own_url}{ANYONE}".encode()
-    text = text_of(content, target.part, link)
+    came = text = text_of(content, target.part, link)
     places: Iterable[tuple[Sequence[str], str]]
     if target.kind is Kind.PLAIN:
         places = _text_places(text)
@@ -284,7 +286,9 @@ def _see(content: Content, target: Target, wanted: Wanted) -> Seen:
         if len(said) > before:
             said.append(words)
     folded = fold(text)
-    shown = "\n".join([text, *there]) if link else ""
+    shown = "\n".join([text, *there])
+    whole = target.part.end - target.part.start <= LOOKED_AT
+    clear = whole and placeholders.WORD not in came and ANYONE not in came
     return Seen(
         target=target,
         identity=_names(folded, wanted),
@@ -292,7 +296,8 @@ def _see(content: Content, target: Target, wanted: Wanted) -> Seen:
         # One search over all that is said of all links: they may be tens of thousands.
         opt_out=_words(wanted.languages).found_in(fold(_APART.join(said))),
         own_tokens=frozenset(own),
-        left=placeholders.shown(shown),
+        left=bool(link) and placeholders.shown(shown),
+        clear=clear,
     )
 
 
@@ -321,7 +326,7 @@ def _names(folded: str, wanted: Wanted) -> bool:
 
 
 def _address(folded: str, wanted: Wanted) -> bool:
-    address = _bare(_folded(wanted.postal_address))
+    address = _bared(wanted.postal_address)
     return bool(address) and _said(address, _bare(folded))
 
 
@@ -353,6 +358,11 @@ def _plain(folded: str) -> str:
 
 # What senders are called, and where they live.
 _folded = lru_cache(maxsize=256)(fold)
+
+
+@lru_cache(maxsize=256)
+def _bared(text: str) -> str:
+    return _bare(fold(text))
 
 
 @lru_cache(maxsize=64)

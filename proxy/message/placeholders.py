@@ -15,7 +15,9 @@ from dataclasses import dataclass
 #: More in one part are refused: no mail needs them, and each costs work in every copy.
 MOST = 20
 
-_HINT = b"sluis."
+#: What every placeholder has in it.
+WORD = "sluis."
+_HINT = WORD.encode("ascii")
 _ANY = re.compile(
     rb"(?:\{\{|\[\[|%7[Bb]%7[Bb]|%5[Bb]%5[Bb])(?: |%20)?sluis\.([A-Za-z0-9_.-]{0,40})"
 )
@@ -99,7 +101,7 @@ def count(blocks: Iterable[bytes], codec: str) -> tuple[int, str]:
 
 def shown(text: str) -> bool:
     """Whether a reader of this text sees a placeholder as it is."""
-    return "sluis." in text and _SHOWN.search(text) is not None
+    return WORD in text and _SHOWN.search(text) is not None
 
 
 def put(octets: bytes, spans: tuple[tuple[int, int], ...], new: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from proxy.content import SPOOL_AT, Content, Spool
 from proxy.envelope import Envelope, Submitter
 from proxy.keys import Keys, load_keys
 from proxy.looks import Look, Looks, fields_of
+from proxy.message import body as body_module
 from proxy.message.body import BodyPlan
 from proxy.message.canonical import BodyHash
 from proxy.message.classify import Class
@@ -157,6 +159,33 @@ def test_what_is_kept_is_what_looking_again_finds(
         if shared is not None:
             parts = plan.pieces(url="https://x.example", duties=plan.can_inject)
             assert shared.digest(parts) == BodyHash().digest(parts)
+
+
+@hypothesis_settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    HEADERS,
+    BODIES,
+    st.sampled_from([b"", b"Acme Schoenen Gracht 1, Amsterdam https://x.example/unsubscribe"]),
+    st.sampled_from(["newsletter", "strict"]),
+    st.sampled_from(["", "esp.example"]),
+)
+def test_a_body_in_which_nothing_is_edited_is_planned_as_any_other(
+    site: Site, lines: list[bytes], pieces: list[bytes], ends: bytes, stream: str, signed_by: str
+) -> None:
+    body = b"".join(pieces).replace(b"TOKEN", site.token.encode())
+    for part in (body, base64.b64encode(body)):
+        content = b"\r\n".join(lines) + b"\r\n\r\n" + ends + part
+        try:
+            index(content)
+        except HeaderRefused:
+            return
+        asked = site.apart, content, stream, parse("anna@example.nl"), signed_by
+        header, shown, plan, _ = site.look(*asked)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(body_module, "_nothing_in", lambda _: False)
+            _, same, other, _ = site.look(*asked)
+        assert shown == same
+        assert told(header, shown, plan, content) == told(header, same, other, content)
 
 
 GOOD = b"From: a@acme.example\r\nTo: b@example.nl\r\n\r\nbody"
