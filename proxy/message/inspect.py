@@ -192,13 +192,21 @@ def fake_reply(header: Header) -> bool:
 
 def fold(text: str) -> str:
     """NFKC and casefold, white space collapsed: how names and words are compared."""
+    return _squeezed(_loosely_folded(text))
+
+
+def _loosely_folded(text: str) -> str:
+    """As `fold`, but white space may still be several spaces."""
     if text.isascii():
-        octets = text.encode("ascii").translate(_FOLD)
-        while b"  " in octets:
-            octets = octets.replace(b"  ", b" ")
-        return octets.strip(b" ").decode("ascii")
+        return text.encode("ascii").translate(_FOLD).decode("ascii")
     folded = _folded_by_character(text)
     return _folded_by_piece(text) if folded is None else folded
+
+
+def _squeezed(text: str) -> str:
+    while "  " in text:
+        text = text.replace("  ", " ")
+    return text.strip(" ")
 
 
 def _folded_by_character(text: str) -> str | None:
@@ -217,9 +225,7 @@ def _folded_by_character(text: str) -> str | None:
     for char, folded in becomes:
         if folded != char:
             text = text.replace(char, folded)
-    while "  " in text:
-        text = text.replace("  ", " ")
-    return text.strip(" ")
+    return text
 
 
 @lru_cache(maxsize=1024)
@@ -254,9 +260,7 @@ def _single_spaced(text: str) -> str:
     for space in _SPACES:
         if space in text:
             text = text.replace(space, " ")
-    while "  " in text:
-        text = text.replace("  ", " ")
-    return text.strip(" ")
+    return _squeezed(text)
 
 
 def _see(content: Content, target: Target, wanted: Wanted) -> Seen:
@@ -285,13 +289,15 @@ def _see(content: Content, target: Target, wanted: Wanted) -> Seen:
                 said.append(unquote(url))
         if len(said) > before:
             said.append(words)
-    folded = fold(text)
+    folded = _loosely_folded(text)
+    # A name that is there with single spaces is there in any case.
+    identity = any(name in folded for name in map(_folded, wanted.names) if name)
     shown = "\n".join([text, *there])
     whole = target.part.end - target.part.start <= LOOKED_AT
     clear = whole and placeholders.WORD not in came and ANYONE not in came
     return Seen(
         target=target,
-        identity=_names(folded, wanted),
+        identity=identity or _names(_squeezed(folded), wanted),
         address=_address(folded, wanted),
         # One search over all that is said of all links: they may be tens of thousands.
         opt_out=_words(wanted.languages).found_in(fold(_APART.join(said))),
