@@ -10,9 +10,9 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
-from proxy.store import bodies, counting, ledger
+from proxy.store import bodies, counting, ledger, several
 from proxy.store.claim import NEW_STATES, add_notice, decision_columns
-from proxy.store.codec import micros
+from proxy.store.codec import micros, to_json
 from proxy.store.lease import Holding, Owner
 from proxy.store.model import (
     Fate,
@@ -140,6 +140,44 @@ class Record:
         The rows whose end it is.
         """
         return [o.row for o, at in self._outcomes if self._end(db, o, at)]
+
+    @staticmethod
+    def run_all(db: sqlite3.Connection, records: Sequence[Record]) -> list[list[int]]:
+        """As `run` of one after the other.
+
+        Together go results of live attempts that nobody was promised: none of them touches the row
+        of another, nor what a late result settles, which waits.
+        """
+        outcomes = [given for record in records for given in record._outcomes]
+        asked = to_json([o.row for o, _ in outcomes])
+        rows = {row[0]: row for row in db.execute(sql.ROWS.sql, (asked,))}
+        if len(rows) < len(outcomes):  # a row with two results, or none of that number
+            return [record.run(db) for record in records]
+        added: list[tuple[object, ...]] = []
+        ends: list[tuple[object, ...]] = []
+        mails: list[tuple[object, ...]] = []
+        others: set[int] = set()
+        for record in records:
+            for o, at in record._outcomes:
+                _, state, attempts, owed, marketing, sender, exact = rows[o.row]
+                result = o.result
+                mine = state == State.ATTEMPTING and attempts == o.attempt
+                if not mine or owed or result is Result.UNKNOWN:
+                    others.add(o.row)
+                    continue
+                added.append((o.row, o.attempt, result.value, o.reply, at, ""))
+                ends.append((record._holding.end(result, False).value, None, o.reply, at, o.row))
+                if marketing and result is Result.ACCEPTED:
+                    mails.append((exact, sender, at))
+        several.insert(db, ADD_OUTCOME.sql, added)
+        db.executemany(END_KNOWN.sql, ends)
+        db.executemany(MARK_MAIL.sql, mails)
+        if not others:
+            return [[o.row for o, _ in record._outcomes] for record in records]
+        return [
+            [o.row for o, at in record._outcomes if o.row not in others or record._end(db, o, at)]
+            for record in records
+        ]
 
     def _end(self, db: sqlite3.Connection, o: Outcome, at: int) -> bool:
         found = db.execute(*sql.ROW(row=o.row)).fetchone()

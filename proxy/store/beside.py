@@ -38,6 +38,10 @@ class Nothing(nullcontext[None]):
         return False
 
 
+#: Beside most stores.
+NOTHING = Nothing()
+
+
 class Validated:
     """An operation that is stale where `beside` has something newer about its people."""
 

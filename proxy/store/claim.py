@@ -7,11 +7,12 @@ The state machine of `docs/store.md`; operations on a raw connection, each insid
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from policy.model import Decision
 from proxy.store import bodies, counting, ledger, several
+from proxy.store.beside import NOTHING, Beside
 from proxy.store.codec import basis_json, day_or_instant, micros, to_json
 from proxy.store.lease import Owner
 from proxy.store.model import (
@@ -29,38 +30,37 @@ from proxy.store.sql.ledger import ADD_ADDRESS
 
 #: What a decision can make of a row at once.
 NEW_STATES = (State.ATTEMPTING, State.BLOCKED, State.RETURNED)
+_FIRST_STATES = frozenset({*NEW_STATES, State.WAITING})
 
 
-@dataclass(frozen=True, slots=True)
-class _Prior:
-    """An earlier row of the same copy."""
-
-    row: int
-    state: str
-    owed: int
-    maybe_sent: int
-    last_attempt_at: int | None
-    attempts: int
-    instance: str | None
-    epoch: int | None
-    reply: str
-    ref: str
+#: An earlier row of the same copy: row, state, owed, maybe_sent, last_attempt_at, attempts,
+#: instance, epoch, reply, ref.
+_Earlier = tuple[int, str, int, int, int | None, int, str | None, int | None, str, str]
+#: Those of each (exact, copy key), oldest first.
+_Prior = Mapping[tuple[str, str], Sequence[_Earlier]]
 
 
-def _dedupe(n: int, prior: Sequence[_Prior], dedupe_from: int, owner: Owner) -> RowFate | None:
+def _dedupe(n: int, prior: Sequence[_Earlier], since: int, owner: Owner) -> RowFate | None:
     """The table of delivery.md section 5; None: decide anew, in a new row."""
-    for p in prior:
-        recent = p.last_attempt_at is not None and p.last_attempt_at >= dedupe_from
-        if p.state == State.RELAYED and recent:
-            return RowFate(n=n, fate=Fate.ANSWERED, ref=p.ref, reply=p.reply)
-    for p in prior:
-        if p.state in (State.WAITING, State.HELD) or (p.state == State.ATTEMPTING and p.owed):
-            return RowFate(n=n, fate=Fate.QUEUED, ref=p.ref, reply=p.reply)
-        if p.state == State.ATTEMPTING:
-            if (p.instance, p.epoch) != (owner.instance, owner.epoch):
-                return RowFate(n=n, fate=Fate.BUSY, ref=p.ref)
-            return RowFate(n=n, fate=Fate.IN_FLIGHT, row=p.row, attempt=p.attempts, ref=p.ref)
+    for _, state, _, _, last_attempt_at, _, _, _, reply, ref in prior:
+        recent = last_attempt_at is not None and last_attempt_at >= since
+        if state == State.RELAYED and recent:
+            return RowFate(n=n, fate=Fate.ANSWERED, ref=ref, reply=reply)
+    for row, state, owed, _, _, attempts, instance, epoch, reply, ref in prior:
+        if state in (State.WAITING, State.HELD) or (state == State.ATTEMPTING and owed):
+            return RowFate(n=n, fate=Fate.QUEUED, ref=ref, reply=reply)
+        if state == State.ATTEMPTING:
+            if (instance, epoch) != (owner.instance, owner.epoch):
+                return RowFate(n=n, fate=Fate.BUSY, ref=ref)
+            return RowFate(n=n, fate=Fate.IN_FLIGHT, row=row, attempt=attempts, ref=ref)
     return None
+
+
+#: A row that is written: what was decided, its decision as columns, and whether an earlier try of
+#: its copy may have been sent.
+NewColumns = tuple[NewRow, tuple[object, ...], int]
+#: A submission as columns, its reference, its rows, and when.
+NewSubmission = tuple[tuple[object, ...], str, Sequence[NewColumns], int]
 
 
 class Claim:
@@ -69,117 +69,203 @@ class Claim:
     name = "claim"
     rank = 2  # sees the blocking events and the results handed in before it
 
-    def __init__(self, intake: Intake, owner: Owner) -> None:
+    def __init__(self, intake: Intake, owner: Owner, beside: Beside = NOTHING) -> None:
         rows = intake.rows
-        if len({r.copy_key for r in rows}) < len(rows) or len({r.n for r in rows}) < len(rows):
+        if len(rows) > 1 and (
+            len({r.copy_key for r in rows}) < len(rows) or len({r.n for r in rows}) < len(rows)
+        ):
             raise ValueError("the rows of one submission need distinct copy keys and numbers")
-        if any(r.state not in (*NEW_STATES, State.WAITING) for r in rows):
-            raise ValueError("a new row is attempting, blocked, returned or waiting")
-        if intake.body is None and any(r.state is State.WAITING for r in rows):
-            raise ValueError("a row that waits is owed, and needs a body")
+        for row in rows:
+            if row.state not in _FIRST_STATES:
+                raise ValueError("a new row is attempting, blocked, returned or waiting")
+            if row.state is State.WAITING and intake.body is None:
+                raise ValueError("a row that waits is owed, and needs a body")
         self.rows = len(rows)
         self._intake = intake
         self._owner = owner
+        self._beside = beside
         self._at = micros(intake.at)
-        self._dedupe_from = micros(intake.dedupe_from)
-        if len(rows) == 1:
-            self._prior = sql.PRIOR_ONE(exact=rows[0].subject.exact, copy_key=rows[0].copy_key)
-        else:
-            copies = to_json([(r.subject.exact, r.copy_key) for r in rows])
-            self._prior = sql.PRIOR(copies=copies)
+        self._subjects = [r.subject for r in rows]
+        self._copies = [(r.subject.exact, r.copy_key) for r in rows]
         self._submission = submission_columns(intake.submission)
         self._decisions = [decision_columns(r.decision, r.facts, self._at) for r in rows]
 
     def run(self, db: sqlite3.Connection) -> IntakeResult:
         """All rows or none."""
+        return _together(db, [self])[0]
+
+    @staticmethod
+    def run_all(db: sqlite3.Connection, claims: Sequence[Claim]) -> list[IntakeResult]:
+        """As `run` of one after the other: those go together of which none reads what another
+        writes."""
+        results: list[IntakeResult] = []
+        some: list[Claim] = []
+        copies: set[tuple[str, str]] = set()
+        for claim in claims:
+            alone = claim._alone
+            if some and (alone or not copies.isdisjoint(claim._copies)):
+                results += _together(db, some)
+                some, copies = [], set()
+            if alone:
+                results += _together(db, [claim])
+            else:
+                some.append(claim)
+                copies.update(claim._copies)
+        return results + _together(db, some) if some else results
+
+    @property
+    def _alone(self) -> bool:
+        """Whether it counts a person's mails, or writes more than its rows."""
+        intake = self._intake
+        limited = any(row.room for row in intake.rows)
+        return limited or intake.body is not None or intake.notice is not None
+
+    def _fates(self, prior: _Prior) -> dict[int, RowFate | None]:
+        """What earlier rows of its copies answer, by number; None: a new row."""
         rows = self._intake.rows
-        prior: dict[str, list[_Prior]] = {}
-        for copy_key, *columns in db.execute(*self._prior):
-            prior.setdefault(copy_key, []).append(_Prior(*columns))
-        fates = {
-            r.n: _dedupe(r.n, prior.get(r.copy_key, ()), self._dedupe_from, self._owner)
-            for r in rows
+        if not prior:
+            return dict.fromkeys([row.n for row in rows])
+        since = micros(self._intake.dedupe_from)
+        return {
+            row.n: _dedupe(row.n, prior.get(copy, ()), since, self._owner)
+            for row, copy in zip(rows, self._copies, strict=True)
         }
-        known = [f.fate for f in fates.values() if f is not None]
-        if Fate.IN_FLIGHT in known or Fate.BUSY in known:
+
+    def _stale(self, db: sqlite3.Connection, top: int, fresh: Sequence[NewColumns]) -> bool:
+        """Whether the ledger has something newer than the decisions, or a person no room."""
+        high = self._intake.high
+        if top > high and ledger.newer(db, high, [row.subject for row, _, _ in fresh]):
+            return True
+        attempts = [(row, row.copy_key) for row, _, _ in fresh if row.state is State.ATTEMPTING]
+        return counting.full(db, attempts)
+
+
+def _together(db: sqlite3.Connection, claims: Sequence[Claim]) -> list[IntakeResult]:
+    """Claims of different copies, of which none reads what another writes: each kind of row of all
+    of them is one statement."""
+    prior = _prior(db, claims)
+    results: list[IntakeResult | None] = []
+    begun: list[tuple[int, dict[int, RowFate | None]]] = []
+    new: list[NewSubmission] = []
+    top = -1
+    for claim in claims:
+        intake = claim._intake
+        if claim._beside.touched(intake.overlay, claim._subjects):
+            results.append(IntakeResult(stale=True))
+            continue
+        fates = claim._fates(prior)
+        known = [fate for fate in fates.values() if fate is not None]
+        if any(fate.fate in (Fate.IN_FLIGHT, Fate.BUSY) for fate in known):
             skipped = (f or RowFate(n=n, fate=Fate.SKIPPED) for n, f in fates.items())
-            return IntakeResult(stale=False, fates=tuple(skipped))
-        fresh_ns = {n for n, fate in fates.items() if fate is None}
-        fresh = [r.subject for r in rows if r.n in fresh_ns]
-        if fresh:
-            self._owner.check(db)
-            if ledger.touched(db, self._intake.high, fresh):
-                return IntakeResult(stale=True)
-            attempts = [
-                (r, r.copy_key)
-                for r in rows
-                if fates[r.n] is None and r.state is State.ATTEMPTING
-            ]
-            if counting.full(db, attempts):
-                return IntakeResult(stale=True)
-            submission_id = db.execute(sql.ADD_SUBMISSION.sql, self._submission).lastrowid or 0
-            ref = self._intake.submission.ref
-            new = [
-                (row, made, max((p.maybe_sent for p in prior.get(row.copy_key, ())), default=0))
-                for row, made in zip(rows, self._decisions, strict=True)
-                if row.n in fresh_ns
-            ]
-            for fate in add_rows(db, submission_id, ref, new, self._at, self._owner):
+            results.append(IntakeResult(stale=False, fates=tuple(skipped)))
+            continue
+        fresh = [
+            (row, made, max([earlier[3] for earlier in prior.get(copy, ())], default=0))
+            for row, made, copy in zip(intake.rows, claim._decisions, claim._copies, strict=True)
+            if fates[row.n] is None
+        ]
+        if not fresh:
+            results.append(IntakeResult(stale=False, fates=tuple(known)))
+            continue
+        if top < 0:
+            claim._owner.check(db)
+            top = ledger.top(db)
+        if claim._stale(db, top, fresh):
+            results.append(IntakeResult(stale=True))
+            continue
+        begun.append((len(results), fates))
+        results.append(None)
+        new.append((claim._submission, intake.submission.ref, fresh, claim._at))
+    if new:
+        ids, made_fates = add_submissions(db, new, claims[0]._owner)
+        for (place, fates), id_, fresh_fates in zip(begun, ids, made_fates, strict=True):
+            for fate in fresh_fates:
                 fates[fate.n] = fate
-            kept = self._intake.body
-            if kept is not None and any(
-                r.state is State.WAITING and r.n in fresh_ns for r in rows
-            ):
-                bodies.add(db, submission_id, kept)
-            if self._intake.notice is not None:
-                add_notice(db, self._intake.notice, self._at)
-        return IntakeResult(stale=False, fates=tuple(f for f in fates.values() if f is not None))
+            results[place] = IntakeResult(
+                stale=False, fates=tuple([f for f in fates.values() if f is not None])
+            )
+            _add_beside(db, claims[place]._intake, id_, fresh_fates, claims[place]._at)
+    return [result for result in results if result is not None]
 
 
-def add_rows(
-    db: sqlite3.Connection,
-    submission_id: int,
-    ref: str,
-    new: Sequence[tuple[NewRow, tuple[object, ...], int]],
-    at: int,
-    owner: Owner | None,
-) -> list[RowFate]:
-    """New rows, each with its decision (as columns) and whether an earlier try of its copy may have
-    been sent, and the attempts of those that are `attempting`."""
+def _prior(db: sqlite3.Connection, claims: Sequence[Claim]) -> _Prior:
+    copies = [copy for claim in claims for copy in claim._copies]
+    if len(copies) == 1:
+        rows = db.execute(sql.PRIOR_ONE.sql, copies[0]).fetchall()
+    else:
+        rows = db.execute(sql.PRIOR.sql, (to_json(copies),)).fetchall()
+    prior: dict[tuple[str, str], list[_Earlier]] = {}
+    for exact, copy_key, *earlier in rows:
+        prior.setdefault((exact, copy_key), []).append(cast(_Earlier, earlier))
+    return prior
+
+
+def _add_beside(
+    db: sqlite3.Connection, intake: Intake, submission: int, fates: Sequence[RowFate], at: int
+) -> None:
+    """The mail, where a new row of it waits, and the notice."""
+    if intake.body is not None and any(f.fate is Fate.QUEUED for f in fates):
+        bodies.add(db, submission, intake.body)
+    if intake.notice is not None:
+        add_notice(db, intake.notice, at)
+
+
+def add_submissions(
+    db: sqlite3.Connection, new: Sequence[NewSubmission], owner: Owner | None
+) -> tuple[list[int], list[list[RowFate]]]:
+    """Submissions with their rows, a decision for each, and the attempts of those that are
+    `attempting`: the ids of the submissions, and the fates of their rows."""
+    submissions = several.insert(db, sql.ADD_SUBMISSION.sql, [columns for columns, _, _, _ in new])
     instance, epoch, lease = None, None, None
-    if owner is not None and any(row.state is State.ATTEMPTING for row, _, _ in new):
-        instance, epoch, lease = owner.instance, owner.epoch, owner.until()
-    deliveries = []
-    for row, _, maybe_sent in new:
-        attempting, waiting = row.state is State.ATTEMPTING, row.state is State.WAITING
-        s = row.subject
-        deliveries.append((
-            submission_id, row.n, row.copy, s.sender, s.exact, s.wide, row.copy_key,
-            int(row.marketing), row.state.value, int(waiting), maybe_sent, int(attempting),
-            instance if attempting else None, epoch if attempting else None,
-            at if attempting else None,
-            (micros(row.next_try) if row.next_try else at) if waiting else None, row.reply,
-            None if attempting or waiting else at, lease if attempting else None,
-        ))  # fmt: skip
-    ids = several.insert(db, sql.ADD_DELIVERY.sql, deliveries)
-    made = [(id_, *columns) for id_, (_, columns, _) in zip(ids, new, strict=True)]
-    decisions = several.insert(db, sql.ADD_DECISION.sql, made)
-    named = [(row.subject.exact, row.address) for row, _, _ in new if row.address]
+    named = []
+    placed = []
+    for id_, (_, _, rows, at) in zip(submissions, new, strict=True):
+        deliveries: list[tuple[object, ...]] = []
+        for row, _, maybe_sent in rows:
+            s, state = row.subject, row.state
+            if row.address:
+                named.append((s.exact, row.address))
+            if state is State.ATTEMPTING:
+                if lease is None and owner is not None:
+                    instance, epoch, lease = owner.instance, owner.epoch, owner.until()
+                deliveries.append((
+                    id_, row.n, row.copy, s.sender, s.exact, s.wide, row.copy_key,
+                    int(row.marketing), "attempting", 0, maybe_sent, 1, instance, epoch, at, None,
+                    row.reply, None, lease,
+                ))  # fmt: skip
+                continue
+            waiting = state is State.WAITING
+            next_try = (micros(row.next_try) if row.next_try else at) if waiting else None
+            deliveries.append((
+                id_, row.n, row.copy, s.sender, s.exact, s.wide, row.copy_key, int(row.marketing),
+                state.value, int(waiting), maybe_sent, 0, None, None, None, next_try, row.reply,
+                None if waiting else at, None,
+            ))  # fmt: skip
+        # Not those of all mails at once: SQLite keeps each page that a statement for several rows
+        # changes as it was before, and these rows change two or three pages each.
+        ids = several.insert(db, sql.ADD_DELIVERY.sql, deliveries)
+        placed.append([(id_, *row) for id_, row in zip(ids, rows, strict=True)])
+    columns = [(id_, *made) for rows in placed for id_, _, made, _ in rows]
+    decisions = iter(several.insert(db, sql.ADD_DECISION.sql, columns))
     several.insert(db, ADD_ADDRESS.sql, named)
     attempts = []
     fates = []
-    for id_, decision_id, (row, _, maybe_sent) in zip(ids, decisions, new, strict=True):
-        if row.state is State.ATTEMPTING:
-            attempts.append((id_, 1, decision_id, instance, epoch, at, maybe_sent))
-            fates.append(RowFate(
-                n=row.n, fate=Fate.CLAIMED, row=id_, attempt=1, ref=ref,
-                ambiguous_retry=bool(maybe_sent),
-            ))  # fmt: skip
-        else:
-            fate = Fate.QUEUED if row.state is State.WAITING else Fate.RECORDED
-            fates.append(RowFate(n=row.n, fate=fate, row=id_, ref=ref, reply=row.reply))
+    for (_, ref, _, at), written in zip(new, placed, strict=True):
+        its: list[RowFate] = []
+        for id_, row, _, maybe_sent in written:
+            decision = next(decisions)
+            if row.state is State.ATTEMPTING:
+                attempts.append((id_, 1, decision, instance, epoch, at, maybe_sent))
+                its.append(RowFate(
+                    n=row.n, fate=Fate.CLAIMED, row=id_, attempt=1, ref=ref,
+                    ambiguous_retry=bool(maybe_sent),
+                ))  # fmt: skip
+            else:
+                fate = Fate.QUEUED if row.state is State.WAITING else Fate.RECORDED
+                its.append(RowFate(n=row.n, fate=fate, row=id_, ref=ref, reply=row.reply))
+        fates.append(its)
     several.insert(db, sql.ADD_ATTEMPT.sql, attempts)
-    return fates
+    return submissions, fates
 
 
 def add_notice(db: sqlite3.Connection, new: Notice, at: int) -> None:
@@ -195,10 +281,11 @@ def add_notice(db: sqlite3.Connection, new: Notice, at: int) -> None:
         db.execute(*sql.DONT_TELL(copy=copy_key, state=state.value))
         db.execute(sql.TELL.sql, (copy_key, state.value, at))
     columns = submission_columns(new.submission)
-    submission_id = db.execute(sql.ADD_SUBMISSION.sql, columns).lastrowid or 0
     made = decision_columns(new.row.decision, new.row.facts, at)
-    add_rows(db, submission_id, new.submission.ref, [(new.row, made, 0)], at, None)
-    bodies.add(db, submission_id, new.body)
+    [submission], _ = add_submissions(
+        db, [(columns, new.submission.ref, [(new.row, made, 0)], at)], None
+    )
+    bodies.add(db, submission, new.body)
 
 
 def submission_columns(s: Submission) -> tuple[object, ...]:

@@ -93,6 +93,8 @@ def configure(db: sqlite3.Connection, *, read_only: bool = False) -> None:
         "synchronous = FULL",
         "foreign_keys = ON",
         "secure_delete = ON",  # what is deleted is mail and addresses: no copy stays in free pages
+        # A statement for several rows keeps the pages it changes: else from 64 KiB on in a file.
+        "temp_store = MEMORY",
         "recursive_triggers = ON",  # REPLACE then meets the triggers that forbid DELETE
         f"busy_timeout = {BUSY_TIMEOUT}",
         f"journal_size_limit = {_LOG_SIZE}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -276,16 +276,23 @@ def without_nulls(fields: str) -> str:
     return to_json({k: v for k, v in orjson.loads(fields).items() if v is not None})
 
 
-def touched(db: sqlite3.Connection, high: int, subjects: Iterable[Subject]) -> bool:
+def top(db: sqlite3.Connection) -> int:
+    """The highest event id; 0 in an empty ledger."""
+    (found,) = db.execute(sql.HIGH.sql).fetchone()
+    return int(found)
+
+
+def touched(db: sqlite3.Connection, high: int, subjects: Collection[Subject]) -> bool:
     """Whether an event above `high` touches one of `subjects`.
 
     Ids are in commit order, because SQLite has one write lock for all processes: what a reader at
     `high` did not see has a higher id.
     """
-    (top,) = db.execute(sql.HIGH.sql).fetchone()
-    if top <= high:
-        return False
-    subjects = list(subjects)
+    return top(db) > high and newer(db, high, subjects)
+
+
+def newer(db: sqlite3.Connection, high: int, subjects: Collection[Subject]) -> bool:
+    """The same where there is an event above `high`."""
     found = db.execute(
         *sql.TOUCHED(
             high=high,

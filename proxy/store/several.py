@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 
-#: Rows of a statement: few sizes, so that all of them stay prepared.
-_SIZES = (64, 16, 4, 1)
+#: Rows of a statement: few sizes, so that all of them stay prepared; each of a few mails.
+_SIZES = (64, 16, 8, 7, 6, 5, 4, 3, 2, 1)
 _ROW = re.compile(r"VALUES (\([?,\s]+\))")
 
 

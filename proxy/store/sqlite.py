@@ -21,7 +21,7 @@ from proxy.errors import StoreDown, StoreError, StoreRefused, StoreUnavailable
 from proxy.store import counting, forwarding, ledger, migrate, outbox, own
 from proxy.store.asked import Asked, looked_up
 from proxy.store.attempt import Reclaim, Record, Settle
-from proxy.store.beside import Beside, Nothing, Validated
+from proxy.store.beside import NOTHING, Beside, Validated
 from proxy.store.claim import Claim
 from proxy.store.codec import micros
 from proxy.store.connection import Connection, trouble
@@ -156,7 +156,7 @@ async def open_sqlite(
         steady=Steady(lease),
         clock=clock,
         monotonic=monotonic,
-        beside=Nothing() if beside is None else beside,
+        beside=NOTHING if beside is None else beside,
     )
 
 
@@ -241,9 +241,9 @@ class SqliteStore:
 
     async def claim(self, intake: Intake) -> IntakeResult:
         """See `Store.claim`. Copy keys and numbers are distinct in an intake (`ValueError`)."""
-        claim = Claim(intake, self._own())
-        subjects = [row.subject for row in intake.rows]
-        return await self._validated(claim, intake.overlay, subjects)
+        claim = Claim(intake, self._own(), self._beside)
+        result: IntakeResult = await self._writes.hand_in(claim)
+        return result
 
     async def reclaim(
         self, rows: Sequence[Reattempt], *, high: int, at: datetime, overlay: int = 0

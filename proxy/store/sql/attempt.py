@@ -11,6 +11,14 @@ ROW = Query(
     ("row",),
 )
 
+ROWS = Query(
+    """SELECT delivery.id, delivery.state, delivery.attempts, delivery.owed, delivery.marketing,
+      delivery.sender, delivery.exact
+    FROM json_each(?) AS asked
+    JOIN delivery ON delivery.id = asked.value""",
+    ("rows",),
+)
+
 OWE = Query(
     """UPDATE delivery
     SET owed=1

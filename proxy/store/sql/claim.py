@@ -3,9 +3,9 @@
 from proxy.store.query import Query
 
 PRIOR = Query(
-    """SELECT delivery.copy_key, delivery.id, delivery.state, delivery.owed, delivery.maybe_sent,
-      delivery.last_attempt_at, delivery.attempts, delivery.instance, delivery.epoch,
-      delivery.reply, submission.ref
+    """SELECT delivery.exact, delivery.copy_key, delivery.id, delivery.state, delivery.owed,
+      delivery.maybe_sent, delivery.last_attempt_at, delivery.attempts, delivery.instance,
+      delivery.epoch, delivery.reply, submission.ref
     FROM json_each(?) AS asked
     JOIN delivery ON delivery.exact = (asked.value ->> 0) AND delivery.copy_key = (asked.value
       ->> 1)
@@ -15,9 +15,9 @@ PRIOR = Query(
 )
 
 PRIOR_ONE = Query(
-    """SELECT delivery.copy_key, delivery.id, delivery.state, delivery.owed, delivery.maybe_sent,
-      delivery.last_attempt_at, delivery.attempts, delivery.instance, delivery.epoch,
-      delivery.reply, submission.ref
+    """SELECT delivery.exact, delivery.copy_key, delivery.id, delivery.state, delivery.owed,
+      delivery.maybe_sent, delivery.last_attempt_at, delivery.attempts, delivery.instance,
+      delivery.epoch, delivery.reply, submission.ref
     FROM delivery
     JOIN submission ON submission.id = delivery.submission
     WHERE delivery.exact = ? AND delivery.copy_key = ?

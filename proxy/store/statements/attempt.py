@@ -21,6 +21,19 @@ ROW = compiled(
         delivery.c.submission,
     ).where(delivery.c.id == bindparam("row"))
 )
+_asked = func.json_each(bindparam("rows")).table_valued("value").alias("asked")
+#: Of several rows what ends an attempt that nobody was promised.
+ROWS = compiled(
+    select(
+        delivery.c.id,
+        delivery.c.state,
+        delivery.c.attempts,
+        delivery.c.owed,
+        delivery.c.marketing,
+        delivery.c.sender,
+        delivery.c.exact,
+    ).select_from(_asked.join(delivery, delivery.c.id == _asked.c.value))
+)
 OWE = compiled(
     delivery.update()
     .where(delivery.c.id == bindparam("row"))

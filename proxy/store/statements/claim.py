@@ -19,6 +19,7 @@ from proxy.store.schema import (
 
 _PRIOR = (
     select(
+        delivery.c.exact,
         delivery.c.copy_key,
         delivery.c.id,
         delivery.c.state,
