@@ -44,6 +44,7 @@ _EVENT_WORDS = {OptIn: "opt-in", Relationship: "relationship"}
 # A member of an enumeration is twenty times as long in coming as a name of the module.
 _YES, _NO = Answer.YES, Answer.NO
 _ALLOW, _BLOCK, _MARKETING = Verdict.ALLOW, Verdict.BLOCK, Class.MARKETING
+_SOME_ALLOW = Decision(verdict=_ALLOW, reason=Reason.CONSENT)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 #: A question that was asked of an event: pack, rule, condition, answer, the entry's id, and what
@@ -67,7 +68,8 @@ class _Run:
     """One decision in the making: the facts, their ledger, and the trace where it is wanted."""
 
     __slots__ = (
-        "early", "facts", "ledger", "local_allowed", "packs", "sender", "settled", "steps", "where"
+        "early", "facts", "ledger", "local_allowed", "packs", "refusing", "sender", "settled",
+        "steps", "where",
     )  # fmt: skip
 
     def __init__(
@@ -76,11 +78,13 @@ class _Run:
         packs: Packs,
         *,
         early: bool,
+        refusing: bool = False,
         steps: list[Step | _Told] | None = None,
     ) -> None:
         self.facts = facts
         self.packs = packs
         self.early = early
+        self.refusing = refusing  # whether an allow need not say on what it rests
         self.steps = steps
         self.sender = facts.sender.id
         self.ledger = Ledger(facts)
@@ -192,6 +196,8 @@ class _Run:
                 first = findings[0]
         if first is None:
             return self.result(_BLOCK, Reason.UNKNOWN_JURISDICTION)
+        if self.refusing:
+            return _SOME_ALLOW
         return self.result(
             _ALLOW, first.reason, applies[0].pack, first,
             obligations=obligations, expires_at=ends_at,
@@ -474,7 +480,7 @@ def refuse_early(facts: Facts, packs: Packs) -> Decision | None:
     template and everything else that content or control headers may still change is not read, or
     taken as met.
     """
-    decision = _Run(facts, packs, early=True).decide()
+    decision = _Run(facts, packs, early=True, refusing=True).decide()
     return decision if decision is not None and decision.verdict is _BLOCK else None
 
 

@@ -5,7 +5,8 @@ what a known kind of entry answers to them is the same for all of a sort, so it 
 What moves is left: the time, and what the entries of a person say together.
 
 Remembered in the `Packs` that it was found out by, within bounds. Messages and senders are known
-again by identity: whoever builds new ones for each mail gains nothing, and loses nothing.
+again by identity: whoever builds new ones for each decision gains nothing, and pays half as much
+again for what is kept of them.
 """
 
 from __future__ import annotations

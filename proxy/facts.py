@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -18,7 +19,16 @@ import orjson
 from policy import model
 from policy.address import Address
 from policy.events import fields_of, recipient_from, type_of
-from policy.model import Category, Facts, Message, Purpose, Recipient, Sent, SimilarGroup
+from policy.model import (
+    NO_OVERLAY,
+    Category,
+    Facts,
+    Message,
+    Purpose,
+    Recipient,
+    Sent,
+    SimilarGroup,
+)
 from policy.overlay import caps
 from proxy import config
 from proxy.config.overlay import zone
@@ -166,16 +176,19 @@ def facts_for(
 
     What is on its way, or may have arrived, under `copy_key` is this very mail, and not counted.
     """
+    sent: tuple[Sent, ...] = ()
+    if known.mails:
+        sent = tuple(
+            [Sent(m.stream, m.at) for m in known.mails if m.relayed or m.copy_key != copy_key]
+        )
     return Facts(
         at=at,
         sender=sender,
         recipient=recipient,
         message=message,
         events=known.events,
-        sent=tuple(
-            Sent(m.stream, m.at) for m in known.mails if m.relayed or m.copy_key != copy_key
-        ),
-        zone=zone(recipient.timezone),
+        sent=sent,
+        zone=None if recipient.timezone is None else zone(recipient.timezone),
     )
 
 
@@ -193,6 +206,8 @@ def cap_window(stream: config.Stream, sender: config.Sender) -> timedelta | None
 
 def room_for(facts: Facts) -> tuple[Room, ...]:
     """What the caps ask of the commit that starts this marketing mail."""
+    if facts.message.overlay is NO_OVERLAY and facts.sender.overlay is NO_OVERLAY:
+        return ()
     return tuple(
         Room(stream=stream, since=facts.at - cap.window, most=cap.most)
         for stream, cap in caps(facts)
@@ -232,7 +247,7 @@ def journal_json(facts: Facts, message: orjson.Fragment | None = None) -> str:
             "sender": e.sender,
             "exact": e.exact,
             "evidence": e.evidence if e.sender == own or not e.evidence else HELD_ELSEWHERE,
-            "fields": fields_of(e.detail),
+            "fields": _recorded(e.detail),
         }
         for e in facts.events
     ]
@@ -254,16 +269,36 @@ def _dumps(record: object) -> bytes:
     return orjson.dumps(record, default=_plain, option=orjson.OPT_SORT_KEYS)
 
 
-_RECORDED = {
-    kind: tuple((f.name, f.default) for f in fields(kind) if f.name not in _UNRECORDED)
-    for kind in (Recipient, Message)
-}
+#: By id of a detail: the detail, which keeps the id from being another's, and its fields as JSON.
+#: The store gives one detail for each text that it holds.
+_DETAILS: dict[int, tuple[model.Detail, orjson.Fragment]] = {}
+_MOST_DETAILS = 1024
+
+
+def _recorded(detail: model.Detail) -> orjson.Fragment:
+    known = _DETAILS.get(id(detail))
+    if known is None:
+        if len(_DETAILS) >= _MOST_DETAILS:
+            _DETAILS.clear()
+        fragment = orjson.Fragment(_dumps(fields_of(detail)))
+        known = _DETAILS[id(detail)] = detail, fragment
+    return known[1]
+
+
+def _recorder(
+    kind: type[Recipient | Message],
+) -> tuple[attrgetter[Any], tuple[tuple[str, Any], ...]]:
+    defaults = {f.name: f.default for f in fields(kind) if f.name not in _UNRECORDED}
+    return attrgetter(*defaults), tuple(defaults.items())
+
+
+_RECORDED = {kind: _recorder(kind) for kind in (Recipient, Message)}
 
 
 def _known_fields(value: Recipient | Message) -> dict[str, object]:
+    values, defaults = _RECORDED[type(value)]
     known: dict[str, object] = {}
-    for name, default in _RECORDED[type(value)]:
-        held = getattr(value, name)
+    for held, (name, default) in zip(values(value), defaults, strict=True):
         if held is not default and held != default:
             known[name] = held
     return known

@@ -70,6 +70,9 @@ from proxy.telemetry import Telemetry
 #: What a footer would have met.
 _FOOTER_DUTIES = frozenset({Reason.NO_IDENTITY, Reason.NO_POSTAL_ADDRESS, Reason.NO_UNSUBSCRIBE})
 
+# A member of an enumeration is twenty times as long in coming as a name of the module.
+_ALLOW, _ATTEMPTING = Verdict.ALLOW, State.ATTEMPTING
+
 #: Decide this many recipients before letting other sessions run.
 _BREATH = 50
 
@@ -183,7 +186,7 @@ class Judge:
                 known = replace(known, mails=(*known.mails, *before))
             case = self._case(mail, message, n, address, subject, known, at)
             cases.append(case)
-            if since is not None and case.state is State.ATTEMPTING:
+            if since is not None and case.state is _ATTEMPTING:
                 own = Counted(mail.stream.id, at, case.copy_key, relayed=False)
                 leaving[subject.wide] = (*before, own)
         if mail.stream.partial == "all-or-nothing" and any(c.state is State.BLOCKED for c in cases):
@@ -355,11 +358,11 @@ class Judge:
             copy_key=copy_key,
         )
         if mail.null:
-            decision = Decision(verdict=Verdict.ALLOW, reason=Reason.NOT_MARKETING)
+            decision = Decision(verdict=_ALLOW, reason=Reason.NOT_MARKETING)
         else:
             decision = decide(facts, self._packs)
         seconds = time.perf_counter() - started
-        state, reply = State.ATTEMPTING, ""
+        state, reply = _ATTEMPTING, ""
         if not decision.allowed and (
             mail.stream.mode == "enforce" or self._own_opt_out(decision, facts)
         ):
@@ -405,7 +408,7 @@ class Judge:
         self, submission: Submission, cases: Sequence[Case], snapshot: Snapshot, at: datetime
     ) -> Intake:
         marketing = submission.category == Category.MARKETING
-        rows = tuple(
+        rows = tuple([
             NewRow(
                 n=case.n,
                 copy=case.copy,
@@ -417,10 +420,10 @@ class Judge:
                 facts=case.facts,
                 marketing=marketing,
                 reply=case.reply,
-                room=case.room if case.state is State.ATTEMPTING else (),
+                room=case.room if case.state is _ATTEMPTING else (),
             )
             for case in cases
-        )
+        ])
         return Intake(
             submission=submission,
             rows=rows,
@@ -434,7 +437,7 @@ class Judge:
 def _left_out(case: Case, cause: Case) -> Case:
     """An allowed recipient whose mail stays behind because another's is blocked
     (all-or-nothing)."""
-    if case.state is not State.ATTEMPTING:
+    if case.state is not _ATTEMPTING:
         return case
     reply = f"550 5.7.1 all-or-nothing: {sentence(cause.decision)}"
     return replace(case, state=State.RETURNED, reply=reply)
@@ -482,6 +485,6 @@ def _submission(mail: Mail, cases: Sequence[Case]) -> Submission:
         forward=mail.forward,
         forward_by=mail.forward_by,
         marks=mail.marks_of(
-            [frozenset(c.decision.obligations) for c in cases if c.state is State.ATTEMPTING]
+            [frozenset(c.decision.obligations) for c in cases if c.state is _ATTEMPTING]
         ),
     )
