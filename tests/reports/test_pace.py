@@ -29,8 +29,9 @@ def test_nothing_to_do_is_rest(spent: float, late: float) -> None:
     assert share_of(spent, late, 1.0) == AT_REST
 
 
-def test_a_process_that_uses_a_core_or_a_loop_that_is_late_is_full() -> None:
-    assert share_of(1.0, 0.0, 1.0) == pytest.approx(WHEN_FULL)
+def test_a_process_that_uses_half_a_core_or_a_loop_that_is_late_is_full() -> None:
+    assert share_of(0.5, 0.0, 1.0) == pytest.approx(WHEN_FULL)
+    assert share_of(0.25, 0.0, 1.0) == pytest.approx((AT_REST + WHEN_FULL) / 2)
     assert share_of(1.9, 0.0, 1.0) == pytest.approx(WHEN_FULL)  # two cores, one interpreter lock
     assert share_of(0.0, 1.0, 1.0) == pytest.approx(WHEN_FULL)
 
