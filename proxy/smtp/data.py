@@ -26,6 +26,7 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BARE_CR = re.compile(rb"\r(?!\n)")
 _DOT = b"\r\n."  # a stuffed dot, or the end
 _SOUND = (None, "\r\n")  # what the lines may end in: none has ended yet, or all in CRLF
+_NARROW = 32  # octets of a line with CRLF, from which on the column of its LF is worth reading
 _SLACK = 65536  # octets read beyond twice the size limit before giving up on the client
 
 
@@ -148,8 +149,20 @@ class Incoming:
         self._virtual = 0
 
     def _has_long_line(self, data: bytes, end: int) -> bool:
-        """Leap from line to line by the last LF within reach: a step per kilobyte, not per line."""
+        """Leap from line to line by the last LF within reach: a step per kilobyte, not per line.
+
+        Where the lines before the end have LF in one column, as those of an attachment, it is the
+        column that is read.
+        """
         start, reach = 2, self._line_limit
+        last = data.rfind(b"\n", 0, end)
+        if end - last - 1 > reach:
+            return True
+        width = last - data.rfind(b"\n", 0, last)
+        if _NARROW <= width <= min(last, reach + 2):
+            column = data[last % width : last + 1 : width]
+            last -= width * (len(column) - len(column.rstrip(b"\n")) - 1)
+        end = last - 1  # where the CRLF begins that the lines not looked at yet end with
         while start + reach + 1 < end:
             # A line of exactly the limit has its CRLF at `reach`.
             start = data.rfind(b"\n", start, start + reach + 2) + 1

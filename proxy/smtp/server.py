@@ -37,7 +37,7 @@ from proxy.smtp.session import Session
 from proxy.smtp.tls import Certificate
 from proxy.smtp.wire import Counters, EndlessLine, Gone
 
-_IN_MAX = 1 << 17  # octets held of what was not asked for yet, until the client has to wait
+_IN_MAX = 1 << 16  # octets held of what was not asked for yet, until the client has to wait
 _LINE_MAX = 1 << 16  # octets without LF before a command line counts as endless
 _OUT_MAX = 1 << 15  # queued replies are sent at the latest at this size
 _BACKLOG = 1024
@@ -299,12 +299,13 @@ class RelaySMTP(SMTP):
             octets = self._in[self._at :] + octets
             self._at = 0
         self._in = octets
+        if len(octets) >= _IN_MAX and not self._choked and self.transport is not None:
+            # Reading goes on as soon as these are taken; where more came first, it would be joined.
+            self._choked = True
+            self.transport.pause_reading()
         came = self._more_came
         if came is not None and not came.done():
             came.set_result(None)
-        elif len(octets) > _IN_MAX and not self._choked and self.transport is not None:
-            self._choked = True
-            self.transport.pause_reading()
 
     def _wake(self) -> None:
         if self._more_came is not None and not self._more_came.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy import content as content_
 from proxy.content import Spool, Spooled
-from proxy.smtp import replies
+from proxy.smtp import data, replies
 from proxy.smtp.data import Incoming
 
 SIZE, LINE = 60, 12
@@ -84,6 +85,30 @@ def test_octet_by_octet(body: bytes) -> None:
     each = list(range(len(stream)))
     assert read(stream, each) == model(stream)
     assert read(stream, each, normalise=True) == model(stream, normalise=True)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [b"", b".", b"..a", b"x" * 5, b"y" * 11, b"z" * 12, b"w" * 13, b"a\nb"]
+            ),
+            st.integers(1, 6),
+        ),
+        max_size=8,
+    ),
+    st.lists(st.integers(0, 400), max_size=4),
+    st.booleans(),
+)
+def test_lines_that_are_alike(
+    runs: list[tuple[bytes, int]], cuts: list[int], normalise: bool
+) -> None:
+    stream = b"".join((line + b"\r\n") * times for line, times in runs) + b".\r\nNOOP\r\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "_NARROW", 2)
+        patch.setattr(sys.modules[__name__], "SIZE", 400)
+        assert read(stream, cuts, normalise=normalise) == model(stream, normalise=normalise)
 
 
 @settings(max_examples=300)
