@@ -38,7 +38,7 @@ def in_files() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(content, "SPOOL_AT", 0)
         patch.setattr(content, "BLOCK", 50)
-        patch.setattr(session, "BLOCK", 50)
+        patch.setattr(session, "_BLOCK", 50)
         yield
 
 
