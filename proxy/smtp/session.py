@@ -70,18 +70,24 @@ class Session:
         else:
             self._wire.say(replies.greeting(self._hostname))
         while not self._over:
+            self.waiting = False
             if self._draining:
                 self._end(replies.SHUTTING_DOWN)
                 break
             try:
                 line = self._wire.line_at_hand()
                 if line is None:
-                    line = await self._line()
+                    self.waiting = True
+                    line = await self._wire.line(self._patience)
+                    self.waiting = False
+                    if self._over:  # it came as we said goodbye
+                        return
                 if (answer := self._take(line)) is not None:
                     await answer
                 if self._errors_left < self._errors_before:
                     await self._hold_back()
             except Gone:
+                self.waiting = False
                 return
             except EndlessLine:
                 self._end(replies.COMMAND_TOO_LONG_TO_READ)
@@ -113,10 +119,8 @@ class Session:
 
     async def _line(self) -> bytes:
         self.waiting = True
-        try:
-            line = await self._wire.line(self._patience)
-        finally:
-            self.waiting = False
+        line = await self._wire.line(self._patience)
+        self.waiting = False
         if self._over:  # it came as we said goodbye
             raise Gone
         return line
@@ -444,12 +448,10 @@ class Session:
         log.message_received(
             ref=envelope.ref,
             listener=self._desk.listener.address,
-            size=incoming.size,
-            recipients=len(envelope.recipients),
+            size=incoming.size, recipients=len(envelope.recipients),
         )
         self._wire.hold()
-        # From here on the message is the gate's: what happens to this client changes nothing
-        # (delivery.md 4).
+        # From here on it is the gate's: what becomes of the client changes nothing (delivery.md 4).
         envelope.room = room
         try:
             content = incoming.content()
@@ -464,9 +466,7 @@ class Session:
     async def _receive(self, spool: Spool, size_limit: int) -> Incoming | None:
         """The whole message; None when the client sends on and on. Raises `Gone`."""
         incoming = Incoming(
-            size_limit=size_limit,
-            line_limit=self._limits.line,
-            spool=spool,
+            size_limit=size_limit, line_limit=self._limits.line, spool=spool,
             normalise=self._desk.listener.bare_newline == "normalise",
         )
         started = self._desk.now()
