@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import io
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from running_sluis import World, until
 
+from proxy import log
+
 pytest_plugins = ("running_sluis",)
 
 Make = Callable[..., Coroutine[Any, Any, World]]
 
 
+@pytest.fixture
+def logged() -> Iterator[io.BytesIO]:
+    stream = io.BytesIO()
+    log.configure(format="json", stream=stream)
+    yield stream
+    log.configure()
+
+
 async def test_what_is_not_foreseen_ends_no_work_beside_the_mail(
-    world: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    world: Make, monkeypatch: pytest.MonkeyPatch, logged: io.BytesIO
 ) -> None:
     """Its end would be noticed late: `/readyz` would go on saying what it said then."""
     looked = 0
@@ -35,5 +46,5 @@ async def test_what_is_not_foreseen_ends_no_work_beside_the_mail(
         return "data_dir" in w.sluis.health.degraded
 
     await until(told)
-    [line] = [x for x in capfd.readouterr().err.splitlines() if '"incident"' in x]
-    assert "nobody thought of it" in line
+    [line] = [x for x in logged.getvalue().splitlines() if b'"incident"' in x]
+    assert b"nobody thought of it" in line
