@@ -109,9 +109,10 @@ class _Process:
         number, _ = self._keys.get(id(key), (-1, key))
         if number >= 0:
             return SIGN + number.to_bytes(2, "big") + digest
+        form = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        # Only now: a number that the process was never told would shift all later ones.
         number = len(self._keys)
         self._keys[id(key)] = number, key
-        form = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         told = KEY + len(form).to_bytes(2, "big") + form
         return told + SIGN + number.to_bytes(2, "big") + digest
 
